@@ -1,0 +1,119 @@
+"""DnINN: the image denoising invertible neural network (Huang and Dragotti, EUSIPCO 2021)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from invdenoise.lifting import LINN
+from invdenoise.models.base import DenoisingNetwork
+from invdenoise.shrinkage import LISTA, SoftThreshold
+from invdenoise.transforms import UndecimatedHaar
+
+SHRINKAGES = ("soft", "lista")
+
+
+class DnINN(DenoisingNetwork):
+    """Split, lift, shrink the detail, lift back, merge (LINN, Figure 1).
+
+    The only step that is not invertible is the shrinkage, so its thresholds carry the noise level and may be changed
+    after training (Section III-D). With zero thresholds the network returns its input.
+
+    Takes gray images `(B, 1, H, W)` of any size.
+
+    Args:
+        shrinkage: "soft" for one soft-threshold per detail channel (DnINN-ST, Eq. 7), "lista" for LISTA (Eq. 10).
+        num_scales: how often the decomposition is iterated on the coarse channel (paper: 1 and 2). Scale j uses
+            Haar taps 2**j apart, as the undecimated wavelet transform does.
+        num_pairs, num_layers, num_features, kernel_size: I, K, M, f of the LINN (paper: 4, 8, 16, 3).
+        num_lista_layers: T (paper: 3).
+        sigma: noise level N it is trained for, in grey levels; also sets the thresholds at the start.
+        constant_memory: recompute activations in the backward pass instead of storing them. The chains before and after the
+            shrinkage are two reversible chains with ordinary storage between them.
+    """
+
+    display_name = "DnINN"
+
+    def __init__(
+        self,
+        shrinkage: str = "soft",
+        num_scales: int = 1,
+        num_pairs: int = 4,
+        num_layers: int = 8,
+        num_features: int = 16,
+        kernel_size: int = 3,
+        num_lista_layers: int = 3,
+        sigma: float = 25.0,
+        constant_memory: bool = False,
+    ):
+        super().__init__(sigma=sigma)
+        if shrinkage not in SHRINKAGES:
+            raise ValueError(f"shrinkage is {shrinkage!r}; expected one of {', '.join(SHRINKAGES)}")
+        if num_scales < 1:
+            raise ValueError(f"num_scales is {num_scales}; expected 1 or more")
+
+        def shrink(initial: float) -> nn.Module:
+            if shrinkage == "soft":
+                return SoftThreshold(3, initial)
+            return LISTA(3, num_lista_layers, kernel_size, initial)
+
+        self.splits = nn.ModuleList(UndecimatedHaar(dilation=2**j) for j in range(num_scales))
+        self.linns = nn.ModuleList(
+            LINN(num_pairs, num_layers, num_features, kernel_size, constant_memory=constant_memory)
+            for _ in range(num_scales)
+        )
+        # Orthonormal Haar keeps white noise at sigma in each subband: a good first threshold. The second scale meets
+        # what the first has left over, and starts out doing little.
+        self.shrinkers = nn.ModuleList(shrink(sigma / 255 / 4**j) for j in range(num_scales))
+
+    def forward(self, noisy: Tensor, threshold_scale: float = 1.0) -> Tensor:
+        """The denoised image `(B, 1, H, W)`, not clamped, with every threshold of the shrinkage times `threshold_scale`."""
+        return self._denoise_scale(noisy, 0, threshold_scale)
+
+    def _denoise_scale(self, image: Tensor, scale: int, threshold_scale: float) -> Tensor:
+        coarse, detail = self.decompose(image, scale)
+        if scale + 1 < len(self.splits):
+            coarse = self._denoise_scale(coarse, scale + 1, threshold_scale)
+        detail = self.shrinkers[scale](detail, threshold_scale)
+        return self.reconstruct(coarse, detail, scale)
+
+    def decompose(self, image: Tensor, scale: int = 0) -> tuple[Tensor, Tensor]:
+        """Coarse `(B, 1, H, W)` and detail `(B, 3, H, W)` channels of one scale: z_c and z_d after I lifting pairs."""
+        return self.linns[scale](*self.splits[scale](image))
+
+    def reconstruct(self, coarse: Tensor, detail: Tensor, scale: int = 0) -> Tensor:
+        """The image with these channels; `reconstruct(*decompose(x)) == x` to rounding."""
+        return self.splits[scale].inverse(*self.linns[scale].inverse(coarse, detail))
+
+    def chains(self) -> list[nn.Module]:
+        return [net for linn in self.linns for pair in linn for net in (pair.predict, pair.update)]
+
+    @torch.no_grad()
+    def start_from(self, other: DnINN) -> None:
+        """Start from a trained sibling: another noise level, a soft-threshold for LISTA, or fewer scales.
+
+        Scales that `other` lacks stay as they are. Thresholds are taken over in proportion to the noise level, and a
+        soft-threshold becomes the first one of LISTA, whose kernels start as the identity.
+        """
+        for own, trained in zip(self.linns, other.linns, strict=False):
+            own.load_state_dict(trained.state_dict())
+        ratio = self.sigma / other.sigma
+        for own, trained in zip(self.shrinkers, other.shrinkers, strict=False):
+            if isinstance(own, LISTA) and isinstance(trained, SoftThreshold):
+                own.shrink[0].weight.copy_(trained.weight * ratio)
+                continue
+            own.load_state_dict(trained.state_dict())
+            for module in own.modules():
+                if isinstance(module, SoftThreshold):
+                    module.weight.mul_(ratio)
+
+    def estimate(self, noisy: Tensor, sigma: float | None, adapt: bool = True, exponent: float = 2.0) -> Tensor:
+        """See `denoise`. Thresholds are scaled by (sigma / N)**exponent, N the training level (Section III-D: 2).
+
+        Args:
+            sigma: noise level of the image; None takes it to be the training level.
+            adapt: False keeps the learned thresholds whatever `sigma` is.
+            exponent: of the adaptation.
+        """
+        scale = 1.0 if sigma is None or not adapt else (sigma / self.sigma) ** exponent
+        return self.infer(noisy, scale)
