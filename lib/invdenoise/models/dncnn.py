@@ -1,0 +1,141 @@
+"""DnCNN: the residual convolutional denoiser (Zhang, Zuo, Chen, Meng and Zhang, TIP 2017), and the authors' weights."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from invdenoise.models.base import DenoisingNetwork
+
+
+class DnCNN(DenoisingNetwork):
+    """Convolutions that predict the noise, which is subtracted from the input (Section III, Figure 1).
+
+    A convolution and ReLU; depth - 2 times a convolution, batch normalisation and ReLU; a convolution. Kernels are 3x3
+    with zero padding. Takes gray images `(B, 1, H, W)` of any size.
+
+    `training_loss` is the mean squared error per pixel. The published loss (Eq. 1) is half the squared error summed
+    over each patch, a constant factor apart.
+
+    Args:
+        depth: convolutions (paper: 17 for one noise level, 20 for the blind network).
+        num_features: channels in between (paper: 64).
+        sigma: noise level it is trained for, in grey levels; None for the blind network.
+        batch_norm: True as published, where convolutions have no bias. False for convolutions with bias and no
+            normalisation: the form of the authors' weights and of `fold_batch_norm`.
+    """
+
+    display_name = "DnCNN"
+
+    def __init__(self, depth: int = 17, num_features: int = 64, sigma: float | None = 25.0, batch_norm: bool = True):
+        super().__init__(sigma=sigma)
+        if depth < 2:
+            raise ValueError(f"depth is {depth}; expected 2 or more: a first and a last convolution")
+        self.depth, self.num_features = depth, num_features
+        channels = [1, *[num_features] * (depth - 1), 1]
+        layers: list[nn.Module] = []
+        for i, (num_in, num_out) in enumerate(pairwise(channels)):
+            conv = nn.Conv2d(num_in, num_out, 3, padding=1, bias=not batch_norm)
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+            layers.append(conv)
+            if batch_norm and 0 < i < depth - 1:
+                layers.append(nn.BatchNorm2d(num_out))
+            if i < depth - 1:
+                layers.append(nn.ReLU(inplace=True))
+        self.layers = nn.Sequential(*layers)
+
+    @property
+    def convolutions(self) -> list[nn.Conv2d]:
+        """The convolutions, first to last."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
+
+    def predict_noise(self, noisy: Tensor) -> Tensor:
+        """The noise in `noisy`, `(B, 1, H, W)`, in units of the image."""
+        return self.layers(noisy)
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        """The denoised image `(B, 1, H, W)`, not clamped."""
+        return noisy - self.predict_noise(noisy)
+
+    def estimate(self, noisy: Tensor, sigma: float | None) -> Tensor:
+        """See `denoise`. Normalises with the running statistics even in the middle of training.
+
+        Those of the batch would let one image change the result of another, and `denoise` would change the network.
+        """
+        training = self.training
+        try:
+            return self.eval().infer(noisy)
+        finally:
+            self.train(training)
+
+
+def fold_batch_norm(model: DnCNN) -> DnCNN:
+    """The same denoiser with every batch normalisation merged into the convolution before it: faster, for inference.
+
+    A new network in evaluation mode, equal to `model` in evaluation mode to rounding, with its device and dtype.
+    """
+    folded = DnCNN(model.depth, model.num_features, model.sigma, batch_norm=False).to(next(model.parameters()))
+    folded.name = model.name
+    followed = [(conv, norm) for conv, norm in pairwise([*model.layers, None]) if isinstance(conv, nn.Conv2d)]
+    with torch.no_grad():
+        for target, (conv, norm) in zip(folded.convolutions, followed, strict=True):
+            weight, bias = conv.weight, conv.bias
+            if isinstance(norm, nn.BatchNorm2d):
+                statistics = (norm.running_mean, norm.running_var, norm.eps)
+                weight, bias = fuse_conv_bn_weights(weight, bias, *statistics, norm.weight, norm.bias)
+            target.weight.copy_(weight)
+            if bias is not None:  # else it stays 0
+                target.bias.copy_(bias)
+    return folded.eval()
+
+
+def read_authors_weights(path: str | Path, sigma: float | None) -> DnCNN:
+    """The network in a weights file that the authors released, in evaluation mode; its depth is that of the file.
+
+    The files (`model/specifics/sigma=25.mat` of cszn/DnCNN) are MATLAB 7.3, that is HDF5, in MatConvNet's layout. Batch
+    normalisation is already merged into the convolutions, which have a bias.
+
+    Args:
+        path: the file.
+        sigma: noise level it was trained for, in grey levels, which the file does not say; None for the blind network.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not one of these; the message says why.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; it should hold weights released by the authors of DnCNN")
+    try:
+        convolutions = _read_convolutions(path)
+        model = DnCNN(len(convolutions), len(convolutions[0][1]), sigma, batch_norm=False)
+        for target, (weight, bias) in zip(model.convolutions, convolutions, strict=True):
+            target.load_state_dict({"weight": weight, "bias": bias})
+    except (OSError, KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not DnCNN weights in MATLAB 7.3 format ({reason}); fetch the file again") from error
+    return model.eval()
+
+
+def _read_convolutions(path: Path) -> list[tuple[Tensor, Tensor]]:
+    """Weight `(out, in, 3, 3)` and bias `(out,)` of each convolution in the file, first to last."""
+    import h5py  # here, because nothing else needs it
+
+    with h5py.File(path) as file:
+        layers = [file[reference] for reference in file["net/layers"][()].ravel()]
+        weights = [layer["weights"][()].ravel() for layer in layers if "weights" in layer]
+        arrays = [(file[kernel][()], file[bias][()]) for kernel, bias in weights]
+    convolutions = []
+    for kernel, bias in arrays:
+        # HDF5 shows MATLAB's (height, width, in, out) in reverse, and MATLAB drops a last axis of size 1.
+        if kernel.ndim == 3:
+            kernel = kernel[None]
+        weight = torch.from_numpy(kernel).transpose(-1, -2)
+        convolutions.append((weight, torch.from_numpy(bias).flatten()))
+    return convolutions

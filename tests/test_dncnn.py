@@ -1,0 +1,223 @@
+"""DnCNN: size and shape as published, folding of batch normalisation, and the authors' weights."""
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from skimage import io
+from torch import nn
+
+from invdenoise.metrics import psnr
+from invdenoise.models.dncnn import DnCNN, fold_batch_norm, read_authors_weights
+from invdenoise.noise import awgn, noise_generator
+
+MIRROR = Path(os.environ.get("DATA_MIRROR") or "no-mirror")
+WEIGHTS = MIRROR / "weights" / "dncnn"
+needs_mirror = pytest.mark.skipif(
+    not (WEIGHTS.is_dir() and (MIRROR / "set12").is_dir()),
+    reason="data not available: set DATA_MIRROR to a folder with set12/ and weights/",
+)
+
+
+def small(**options):
+    """A network with running statistics and normalisation that a mistake in either would show."""
+    torch.manual_seed(0)
+    model = DnCNN(depth=5, num_features=6, **options)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.running_mean)
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias)
+    return model
+
+
+def write_mat(path, kernels, biases):
+    """A file in the layout of the authors', from kernels `(out, in, 3, 3)`."""
+
+    def stored(kernel):  # MATLAB drops a last axis of size 1, which HDF5 shows first
+        kernel = kernel.swapaxes(-1, -2)
+        return kernel[0] if len(kernel) == 1 else kernel
+
+    with h5py.File(path, "w") as file:
+        references = []
+        for i, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
+            layer = file.create_group(f"#refs#/{i}")
+            layer["kernel"], layer["bias"] = stored(kernel), bias[None]
+            layer["weights"] = np.array([[layer["kernel"].ref], [layer["bias"].ref]], dtype=h5py.ref_dtype)
+            activation = file.create_group(f"#refs#/relu{i}")
+            activation["leak"] = np.zeros((1, 1))
+            references += [[layer.ref], [activation.ref]]
+        file["net/layers"] = np.array(references[:-1], dtype=h5py.ref_dtype)
+
+
+def test_number_of_parameters_is_that_of_linn_table_1():
+    # 9 (64 + 15 64^2 + 64) in convolutions without bias, 15 x 2 x 64 in batch normalisation: printed as 556.0k.
+    assert DnCNN().num_parameters() == 9 * (64 + 15 * 64**2 + 64) + 15 * 2 * 64 == 556_032
+
+
+def test_layers_are_as_published():
+    kinds = [type(layer) for layer in DnCNN(depth=4, num_features=3).layers]
+    middle = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    assert kinds == [nn.Conv2d, nn.ReLU, *middle, *middle, nn.Conv2d]
+
+
+def test_initialisation_is_he():
+    weight = DnCNN().layers[2].weight
+    assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+
+
+def test_receptive_field_is_that_of_the_depth():
+    # depth 3x3 convolutions see depth pixels each way: 35x35 for depth 17.
+    model = small().eval()
+    image = torch.randn(50, 1, 21, 21, requires_grad=True)
+    model.predict_noise(image)[:, 0, 10, 10].sum().backward()
+    rows = image.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    assert (rows.min().item(), rows.max().item()) == (5, 15)
+
+
+def test_output_is_the_input_minus_the_predicted_noise():
+    model, noisy = small().eval(), torch.rand(2, 1, 7, 9)
+    torch.testing.assert_close(model(noisy) + model.predict_noise(noisy), noisy)
+    nn.init.zeros_(model.layers[-1].weight)
+    assert torch.equal(model(noisy), noisy)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (32, 47)])
+def test_any_size(shape):
+    denoised = small().denoise(torch.rand(2, 1, *shape), sigma=25)
+    assert denoised.shape == (2, 1, *shape) and torch.isfinite(denoised).all()
+
+
+def test_colour_is_refused():
+    with pytest.raises(ValueError, match="3 channels"):
+        small().denoise(torch.rand(1, 3, 8, 8))
+
+
+def test_loss_is_the_error_of_the_noise_estimate_and_reaches_all_parameters():
+    model = small()
+    clean = torch.rand(3, 1, 8, 8)
+    noisy = clean + 0.1 * torch.randn_like(clean)
+    loss, _ = model.training_loss(clean, noisy, 25)
+    torch.testing.assert_close(loss, F.mse_loss(model.predict_noise(noisy), noisy - clean))
+    loss.backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_a_few_steps_of_training_denoise():
+    torch.manual_seed(0)
+    model = DnCNN(depth=4, num_features=12)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    ramp = torch.linspace(0, 1, 24)
+    clean = (ramp[:, None] * ramp.flip(0))[None, None].repeat(8, 1, 1, 1)
+    for step in range(60):
+        noisy = awgn(clean, 25, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        model.training_loss(clean, noisy, 25)[0].backward()
+        optimizer.step()
+    test = awgn(clean[:1], 25, torch.Generator().manual_seed(1000))
+    assert psnr(clean[:1], model.denoise(test)) > psnr(clean[:1], test) + 3
+
+
+def test_denoise_during_training_uses_and_keeps_the_running_statistics():
+    model = small()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.rand(2, 1, 8, 8)
+    together = model.denoise(images)
+    assert model.training and model.layers[3].training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(together[:1], model.denoise(images[:1]))
+
+
+def test_folding_changes_nothing():
+    model = small(sigma=50).double().eval()
+    model.name = "dncnn-s50"
+    noisy = torch.rand(2, 1, 13, 10, dtype=torch.float64)
+    folded = fold_batch_norm(model)
+    torch.testing.assert_close(folded(noisy), model(noisy), rtol=0, atol=1e-10)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
+    assert not folded.training and (folded.sigma, folded.name) == (50, "dncnn-s50")
+    torch.testing.assert_close(fold_batch_norm(folded)(noisy), folded(noisy), rtol=0, atol=0)
+
+
+def test_folding_leaves_the_model_alone():
+    model = small()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    folded = fold_batch_norm(model)
+    with torch.no_grad():
+        for parameter in folded.parameters():
+            parameter.add_(1)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_reads_the_layout_of_the_authors(tmp_path):
+    model = small(batch_norm=False).eval()
+    for conv in model.convolutions:
+        nn.init.normal_(conv.bias)
+    kernels = [conv.weight.detach().numpy() for conv in model.convolutions]
+    biases = [conv.bias.detach().numpy() for conv in model.convolutions]
+    write_mat(tmp_path / "net.mat", kernels, biases)
+    read = read_authors_weights(tmp_path / "net.mat", 15)
+    noisy = torch.rand(1, 1, 9, 6)
+    assert torch.equal(read(noisy), model(noisy))
+    assert read.sigma == 15 and not read.training
+
+
+def test_bad_files_are_named(tmp_path):
+    bad = tmp_path / "bad.mat"
+    with pytest.raises(FileNotFoundError, match="bad.mat"):
+        read_authors_weights(bad, 25)
+    bad.write_bytes(b"<html>not found</html>")
+    with pytest.raises(ValueError, match=r"bad.mat: not DnCNN weights.*fetch the file again"):
+        read_authors_weights(bad, 25)
+    with h5py.File(bad, "w") as file:
+        file["other"] = 1
+    with pytest.raises(ValueError, match=r"bad.mat: not DnCNN weights"):
+        read_authors_weights(bad, 25)
+    shapes = [(6, 1), (6, 5), (1, 6)]  # the second kernel takes 5 channels of 6
+    write_mat(bad, [np.zeros((*s, 3, 3)) for s in shapes], [np.zeros(s[0]) for s in shapes])
+    with pytest.raises(ValueError, match=r"bad.mat: not DnCNN weights.*size mismatch"):
+        read_authors_weights(bad, 25)
+
+
+@needs_mirror
+def test_a_truncated_file_is_named(tmp_path):
+    cut = tmp_path / "cut.mat"
+    cut.write_bytes((WEIGHTS / "sigma=25.mat").read_bytes()[:1_000_000])
+    with pytest.raises(ValueError, match="cut.mat: not DnCNN weights"):
+        read_authors_weights(cut, 25)
+
+
+@needs_mirror
+@pytest.mark.parametrize(
+    ("file", "sigma", "depth"), [("sigma=15", 15, 17), ("sigma=50", 50, 17), ("GD_Gray_Blind", None, 20)]
+)
+def test_each_of_the_authors_files_denoises(file, sigma, depth):
+    model = read_authors_weights(WEIGHTS / f"{file}.mat", sigma)
+    assert (model.depth, model.num_features, model.sigma) == (depth, 64, sigma)
+    clean, level = read_set12("02")[..., 60:156, 60:156], sigma or 30
+    noisy = awgn(clean, level, noise_generator(0, "set12", "02.png", level))
+    assert psnr(clean, model.denoise(noisy)) > psnr(clean, noisy) + 8
+
+
+@needs_mirror
+def test_authors_weights_reach_the_published_psnr():
+    # Zhang et al., TIP 2017, Table III, at sigma 25. One draw of the noise moves a picture by up to 0.15 dB.
+    published = {"01": 30.18, "02": 33.06, "03": 30.87}
+    model = read_authors_weights(WEIGHTS / "sigma=25.mat", 25)
+    measured = {}
+    for image in published:
+        clean = read_set12(image)
+        noisy = awgn(clean, 25, noise_generator(0, "set12", f"{image}.png", 25))
+        measured[image] = psnr(clean, model.denoise(noisy))
+    assert measured == pytest.approx(published, abs=0.2)
+    assert sum(measured.values()) / 3 == pytest.approx(sum(published.values()) / 3, abs=0.1)
+
+
+def read_set12(image):
+    return torch.from_numpy(io.imread(MIRROR / "set12" / f"{image}.png")).float()[None, None] / 255
