@@ -1,0 +1,173 @@
+"""`experiments.yaml` as checked objects. A name or key that does not exist stops here, before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from invdenoise import paths
+
+BUDGETS = ("smoke", "laptop", "paper")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one run is trained; the keys are explained at the top of `experiments.yaml`."""
+
+    data: str
+    batch_size: int
+    patch_size: int
+    sampling: str
+    augment: bool
+    optimizer: str
+    lr: float
+    adam_ratio: float
+    schedule: str
+    clip: float
+    ema: float
+    precision: str
+    compile: bool
+    validation: int
+    validate_every: int
+    checkpoint_every: int
+    seed: int
+    warmup: int = 0
+    final: float = 1.0
+    steps: int | None = None
+    epochs: int | None = None
+    milestones: tuple[int, ...] = ()
+    gamma: float = 1.0
+    start: str | None = None
+
+    def __post_init__(self):
+        _one_of("sampling", self.sampling, ("grid", "random"))
+        _one_of("optimizer", self.optimizer, ("adam", "muon"))
+        _one_of("schedule", self.schedule, ("onecycle", "steps"))
+        _one_of("precision", self.precision, ("float32", "bfloat16"))
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        if self.epochs is not None and self.sampling != "grid":
+            raise ValueError("epochs count passes over the grid of patches; use sampling: grid, or give steps")
+        for key in ("batch_size", "patch_size", "lr", "validate_every", "checkpoint_every", "steps", "epochs"):
+            if (value := getattr(self, key)) is not None and not value > 0:
+                raise ValueError(f"{key} is {value}; expected more than 0")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; expected 0 <= ema < 1")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One network to train.
+
+    Attributes:
+        name: identifier used in every file, card, score and row.
+        paper: short name of the paper it belongs to.
+        model: class in `invdenoise.models`.
+        sigma: noise level in grey levels.
+        options: arguments of the class.
+        recipes: budget -> Recipe.
+    """
+
+    name: str
+    paper: str
+    model: str
+    sigma: float
+    recipes: dict[str, Recipe]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def recipe(self, budget: str) -> Recipe:
+        """The settings of a budget; ValueError when there is none of that name."""
+        _one_of("budget", budget, tuple(self.recipes))
+        return self.recipes[budget]
+
+    def build(self):
+        """A fresh, untrained network."""
+        from invdenoise import models
+
+        return models.build(self.model, sigma=self.sigma, **self.options)
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment of that name; ValueError naming the nearest when there is none."""
+    known = experiments()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or list(known)
+        raise ValueError(f"no experiment {name!r} in experiments.yaml; did you mean {', '.join(near)}?")
+    return known[name]
+
+
+def experiments() -> dict[str, Experiment]:
+    """Every experiment of the checkout's `experiments.yaml`, in its order."""
+    return read_experiments(paths.EXPERIMENTS)
+
+
+@functools.lru_cache
+def read_experiments(path: Path) -> dict[str, Experiment]:
+    """The experiments declared in the file `path`.
+
+    Raises:
+        ValueError: a key, recipe, model or value that is unknown or missing; names file, place and value.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path.name} is not valid YAML: {error}") from None
+    _keys(tree, {"defaults", "recipes", "experiments"}, path.name)
+    recipes = {
+        family: _read_recipes(budgets, tree["defaults"], f"{path.name}: recipes.{family}")
+        for family, budgets in tree["recipes"].items()
+    }
+    found = {}
+    for name, entry in tree["experiments"].items():
+        place = f"{path.name}: experiments.{name}"
+        _keys(entry, {"paper", "model", "sigma", "recipe", "options", "start"}, place, optional={"options", "start"})
+        if entry["recipe"] not in recipes:
+            raise ValueError(f"{place}: no recipe {entry['recipe']!r}; known: {', '.join(recipes)}")
+        budgets = recipes[entry["recipe"]]
+        if "start" in entry:  # the paper trains from scratch, and a smoke run has nothing to start from
+            budgets = {**budgets, "laptop": dataclasses.replace(budgets["laptop"], start=entry["start"])}
+        found[name] = Experiment(
+            name, entry["paper"], entry["model"], float(entry["sigma"]), budgets, entry.get("options", {})
+        )
+    for entry in found.values():
+        for recipe in entry.recipes.values():
+            if recipe.start and recipe.start not in found:
+                raise ValueError(f"{path.name}: experiments.{entry.name}: start: no experiment {recipe.start!r}")
+    return found
+
+
+def _read_recipes(budgets: dict, defaults: dict, place: str) -> dict[str, Recipe]:
+    names = {f.name for f in dataclasses.fields(Recipe)}
+    _keys(budgets, set(BUDGETS), place)
+    recipes = {}
+    for budget, overrides in budgets.items():
+        settings = {**defaults, **overrides}
+        _keys(settings, names, f"{place}.{budget}", optional=names)
+        settings["milestones"] = tuple(settings.get("milestones", ()))
+        try:
+            recipes[budget] = Recipe(**settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{place}.{budget}: {error}") from None
+    return recipes
+
+
+def _keys(found: Any, allowed: set[str], place: str, optional: set[str] = frozenset()) -> None:
+    if not isinstance(found, dict):
+        raise ValueError(f"{place}: expected keys {', '.join(sorted(allowed))}, found {found!r}")
+    if unknown := sorted(set(found) - allowed):
+        near = difflib.get_close_matches(unknown[0], allowed, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(allowed))}"
+        raise ValueError(f"{place}: unknown key {unknown[0]!r}{hint}")
+    if missing := sorted(allowed - optional - set(found)):
+        raise ValueError(f"{place}: missing key {missing[0]!r}")
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key} is {value!r}; expected one of {', '.join(allowed)}")

@@ -1,0 +1,73 @@
+"""Writing so that nothing is lost: whole files or none, and one writer at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, moved onto it when the block ends well; on any error `path` stays as it was.
+
+    Raises:
+        OSError: the folder is read-only, the disk is full, ...; the message names the file and the remedy.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp makes files private
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(
+            error.errno, f"could not write {path}: {reason}. What was there before is untouched; free space or choose a "
+            "writable folder with INVDENOISE_RESULTS, then run the same command again"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` for the block; RuntimeError at once when another process holds it.
+
+    The system lets go of the lock when its process ends, however it ends, so a killed run leaves nothing to clean up.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "a+")
+    except OSError as error:
+        raise OSError(error.errno, f"could not write {path}: {error.strerror}; choose a writable folder with "
+                      "INVDENOISE_RESULTS") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise RuntimeError(f"{what} is already running (process {handle.read().strip() or 'unknown'}); wait for it or "
+                               "stop it, then run the same command again") from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,378 @@
+"""One loop that trains every network, and resumes exactly.
+
+    python -m invdenoise.training dninn-st-s25 --budget laptop
+    python -m invdenoise.training --minutes 9 dninn-st-s15 dninn-st-s50     # several, within a time limit
+
+A run lives in `results/runs/<experiment>/<budget>/`: `checkpoint.pt` (everything needed to go on), `curve.csv`, and at the end
+`weights.safetensors` with its card. Kill it at any moment and start it again: it ends in the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import invdenoise
+from invdenoise import datasets, paths
+from invdenoise.experiments import BUDGETS, Experiment, Recipe, experiment
+from invdenoise.files import atomic, exclusive
+from invdenoise.metrics import psnr
+from invdenoise.models import DenoisingNetwork
+from invdenoise.noise import awgn, noise_generator
+from invdenoise.optim import build_optimizer
+from invdenoise.patches import PatchSampler
+from invdenoise.provenance import can_compile, commit, hardware
+from invdenoise.weights import load_network, save_weights, weights_path
+
+CURVE = ("step", "patches", "seconds", "lr", "loss", "train_psnr", "val_psnr", "grad_norm", "skipped")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What training left: the folder, where it stands, and the curve."""
+
+    folder: Path
+    step: int
+    num_steps: int
+    curve: list[dict[str, float]]
+
+    @property
+    def finished(self) -> bool:
+        return self.step == self.num_steps
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+
+def train(
+    name: str,
+    budget: str = "laptop",
+    minutes: float | None = None,
+    report: Callable[[str], None] | None = print,
+    folder: Path | None = None,
+) -> Run:
+    """Train an experiment, or go on where it was interrupted.
+
+    Args:
+        name: experiment of `experiments.yaml`.
+        budget: "smoke", "laptop" or "paper".
+        minutes: stop after this time with a checkpoint; call again to go on. None trains to the end.
+        report: called with a line of progress now and then; None is silent.
+        folder: where the run lives; default `results/runs/<name>/<budget>`.
+
+    Returns:
+        The run; `run.finished` says whether its weights are written.
+
+    Raises:
+        ValueError: unknown name or budget, or a checkpoint made with other settings.
+        RuntimeError: the same run is under way in another process.
+    """
+    spec = experiment(name)
+    recipe = spec.recipe(budget)
+    folder = folder or paths.runs_dir() / name / budget
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    if not accelerator.is_main_process:
+        return _Trainer(spec, budget, recipe, folder, accelerator, None).run(minutes)
+    with exclusive(folder / "lock", f"training of {name} ({budget})"):
+        return _Trainer(spec, budget, recipe, folder, accelerator, report).run(minutes)
+
+
+class _Loss(nn.Module):
+    """The network's training loss as a forward pass, which is what data-parallel wrappers synchronise."""
+
+    def __init__(self, network: DenoisingNetwork, sigma: float, recipe: Recipe, device: torch.device):
+        super().__init__()
+        self.network, self.sigma = network, sigma
+        self.autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
+        self.loss = network.training_loss
+        if recipe.compile and can_compile():
+            mode = "reduce-overhead" if device.type == "cuda" else "default"  # CUDA graphs: one launch a step
+            self.loss = torch.compile(network.training_loss, mode=mode)
+
+    def forward(self, clean: Tensor, noisy: Tensor) -> Tensor:
+        with torch.autocast(**self.autocast):
+            return self.loss(clean, noisy, self.sigma)[0]
+
+
+class _Trainer:
+    def __init__(
+        self,
+        spec: Experiment,
+        budget: str,
+        recipe: Recipe,
+        folder: Path,
+        accelerator: Accelerator,
+        report: Callable[[str], None] | None,
+    ):
+        self.spec, self.budget, self.recipe, self.folder = spec, budget, recipe, folder
+        self.accelerator, self.report = accelerator, report
+        world = accelerator.num_processes
+        if recipe.batch_size % world:
+            raise ValueError(f"batch_size is {recipe.batch_size}, not a multiple of {world} processes")
+        pictures = datasets.load_pictures(recipe.data)
+        if recipe.validation >= len(pictures):
+            raise ValueError(f"validation is {recipe.validation} of {len(pictures)} pictures; nothing is left to train on")
+        kept = len(pictures) - recipe.validation
+        self.data = pictures
+        self.validation = pictures.pictures[kept:]
+        self.sampler = PatchSampler(
+            [picture.pixels for picture in pictures.pictures[:kept]],
+            recipe.patch_size,
+            recipe.batch_size,
+            spec.sigma,
+            recipe.seed,
+            recipe.sampling,
+            recipe.augment,
+            accelerator.device,
+        )
+        self.epoch_steps = len(self.sampler) / recipe.batch_size
+        self.num_steps = recipe.steps or round(recipe.epochs * self.epoch_steps)
+
+        torch.manual_seed(recipe.seed)
+        network = spec.build()
+        self.started_from = self._warm_start(network)
+        network.to(accelerator.device, memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(network, recipe.optimizer, recipe.lr, recipe.adam_ratio)
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+        self.loss = accelerator.prepare(_Loss(network, spec.sigma, recipe, accelerator.device))
+        self.network = network
+        self.step, self.skipped, self.seconds, self.curve = 0, 0, 0.0, []
+
+    def run(self, minutes: float | None) -> Run:
+        self._resume()
+        if self.step < self.num_steps:
+            self._loop(math.inf if minutes is None else time.monotonic() + 60 * minutes)
+        elif self.report:
+            self.report(f"{self.spec.name} ({self.budget}): already trained, {self.step} steps")
+        run = Run(self.folder, self.step, self.num_steps, self.curve)
+        if run.finished and self.accelerator.is_main_process:
+            save_weights(self.averaged(), run.weights, self._card())
+        self.accelerator.wait_for_everyone()
+        return run
+
+    def averaged(self) -> DenoisingNetwork:
+        """The network whose weights are kept."""
+        return self.ema.module if self.recipe.ema else self.network
+
+    def _loop(self, deadline: float) -> None:
+        recipe, rank, world = self.recipe, self.accelerator.process_index, self.accelerator.num_processes
+        params = [p for p in self.network.parameters() if p.requires_grad]
+        losses, norm = [], math.nan
+        began, told, first = time.monotonic(), 0.0, self.step
+        before = self.seconds
+        self.network.train()
+        while self.step < self.num_steps and time.monotonic() < deadline:
+            lr = self._set_lr()
+            clean, noisy = (t[rank::world] for t in self.sampler.batch(self.step))
+            loss = self.loss(clean, noisy)
+            self.accelerator.backward(loss)
+            norm = torch.nn.utils.clip_grad_norm_(params, recipe.clip or math.inf).item()
+            value = self.accelerator.reduce(loss.detach(), "mean").item()
+            if math.isfinite(norm) and math.isfinite(value):
+                self.optimizer.step()
+                self.ema.update_parameters(self.network)
+                losses.append(value)
+            else:
+                self.skipped += 1
+            self.optimizer.zero_grad(set_to_none=True)
+            self.step += 1
+            self.seconds = before + time.monotonic() - began
+
+            last = self.step == self.num_steps
+            if self.step % recipe.validate_every == 0 or last:
+                mean = sum(losses) / len(losses) if losses else math.nan
+                row = (self.step, self.step * recipe.batch_size, self.seconds, lr, mean, _loss_psnr(mean),
+                       self._validate(), norm, self.skipped)  # fmt: skip
+                self.curve.append(dict(zip(CURVE, row, strict=True)))
+                losses = []
+                self._say_validation()
+            if self.step % recipe.checkpoint_every == 0 or last:
+                self._save_checkpoint()
+            if self.report and (time.monotonic() - told > 15 or last):
+                told = time.monotonic()
+                self._say(losses[-50:], (self.step - first) / max(told - began, 1e-9))
+        if self.step % recipe.checkpoint_every and self.step < self.num_steps:
+            self._save_checkpoint()
+
+    def _set_lr(self) -> float:
+        factor = schedule_factor(self.recipe, self.step, self.num_steps, self.epoch_steps)
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base * factor
+        return self.recipe.lr * factor
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """Mean PSNR of the kept weights over the held-out pictures, or NaN where none are held out."""
+        network = self.averaged().eval()
+        values = []
+        for picture in self.validation:
+            clean = picture.tensor()
+            generator = noise_generator(self.recipe.seed, "validation", picture.name, self.spec.sigma)
+            noisy = awgn(clean, self.spec.sigma, generator).to(self.accelerator.device)
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+            values.append(psnr(clean, network.denoise(noisy, self.spec.sigma).cpu()))
+        self.network.train()
+        return sum(values) / len(values) if values else math.nan
+
+    def _warm_start(self, network: DenoisingNetwork) -> str | None:
+        if self.recipe.start is None:
+            return None
+        local = weights_path(self.recipe.start, self.budget)
+        trained = load_network(self.recipe.start, self.budget if local.exists() else None)
+        network.start_from(trained)
+        return f"{self.recipe.start} ({trained.card['sha256'][:12]})"
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, Any]:
+        """What must agree for a checkpoint to be continued."""
+        return {
+            "experiment": self.spec.name, "model": self.spec.model, "options": self.spec.options, "sigma": self.spec.sigma,
+            **dataclasses.asdict(self.recipe), "started_from": self.started_from, "data_sha256": self.data.sha256,
+        }  # fmt: skip
+
+    def _save_checkpoint(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "settings": self._settings(), "step": self.step, "skipped": self.skipped, "seconds": self.seconds,
+            "curve": self.curve, "network": self.network.state_dict(), "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }  # fmt: skip
+        with atomic(self.folder / "checkpoint.pt") as temporary:
+            torch.save(state, temporary)
+        with atomic(self.folder / "curve.csv") as temporary, open(temporary, "w", newline="") as handle:
+            writer = csv.DictWriter(handle, CURVE)
+            writer.writeheader()
+            writer.writerows(self.curve)
+
+    def _resume(self) -> None:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{path} is not a readable checkpoint ({error}); delete it to train from the start") from None
+        ours = self._settings()
+        for key, theirs in state["settings"].items():
+            if ours.get(key) != theirs:
+                raise ValueError(
+                    f"{path} was trained with {key} = {theirs!r}, now it is {ours.get(key)!r}; "
+                    f"restore the setting, or delete {self.folder} to train from the start"
+                )
+        self.network.load_state_dict(state["network"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
+        self.curve = state["curve"]
+        if self.report:
+            self.report(f"{self.spec.name} ({self.budget}): going on at step {self.step} of {self.num_steps}")
+
+    def _card(self) -> dict[str, Any]:
+        return {
+            "experiment": self.spec.name,
+            "budget": self.budget,
+            "sigma": self.spec.sigma,
+            "model": self.spec.model,
+            "options": self.spec.options,
+            "num_parameters": self.network.num_parameters(),
+            "recipe": dataclasses.asdict(self.recipe),
+            "started_from": self.started_from,
+            "steps": self.step,
+            "patches": self.step * self.recipe.batch_size,
+            "skipped_steps": self.skipped,
+            "seconds": round(self.seconds, 1),
+            "validation_psnr": self.curve[-1]["val_psnr"] if self.validation else None,
+            "data": self.data.name,
+            "data_sha256": self.data.sha256,
+            "hardware": hardware(self.accelerator.device),
+            "torch": torch.__version__,
+            "version": invdenoise.__version__,
+            "commit": commit(),
+        }
+
+    # -- progress ----------------------------------------------------------------------------------------------------
+
+    def _say(self, losses: list[float], rate: float) -> None:
+        left = (self.num_steps - self.step) / rate
+        mean = sum(losses) / len(losses) if losses else math.nan
+        self.report(
+            f"{self.spec.name} ({self.budget})  step {self.step}/{self.num_steps}  loss {_loss_psnr(mean):.2f} dB  "
+            f"{rate * self.recipe.batch_size:.0f} patches/s  left {int(left // 60)}:{int(left % 60):02d}  "
+            f"skipped {self.skipped}"
+        )
+
+    def _say_validation(self) -> None:
+        if self.report and self.validation:
+            self.report(f"{self.spec.name} ({self.budget})  step {self.step}  validation {self.curve[-1]['val_psnr']:.3f} dB")
+
+
+def schedule_factor(recipe: Recipe, step: int, num_steps: int, epoch_steps: float) -> float:
+    """What the learning rate is multiplied by at `step`: see `schedule` in `experiments.yaml`."""
+    if recipe.schedule == "steps":
+        return recipe.gamma ** sum(step >= milestone * epoch_steps for milestone in recipe.milestones)
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    progress = (step - recipe.warmup) / max(num_steps - recipe.warmup, 1)
+    return recipe.final + (1 - recipe.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _loss_psnr(mse: float) -> float:
+    return -10 * math.log10(mse) if mse > 0 else math.nan
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: train experiments one after another within a time limit; 0 when all are finished, 3 when time ran out."""
+    parser = argparse.ArgumentParser(prog="python -m invdenoise.training", description=main.__doc__)
+    parser.add_argument("names", nargs="+", metavar="EXPERIMENT")
+    parser.add_argument("--budget", default="laptop", choices=BUDGETS)
+    parser.add_argument("--minutes", type=float, help="stop after this time with a checkpoint (all runs together)")
+    parser.add_argument("--out", type=Path, help="folder for <experiment>.safetensors, its card and curve, besides the run's own")
+    options = parser.parse_args(arguments)
+    end = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
+    try:
+        for name in options.names:  # a wrong name stops before the first run
+            experiment(name).recipe(options.budget)
+        for name in options.names:
+            left = None if options.minutes is None else (end - time.monotonic()) / 60
+            if left is not None and left <= 0:
+                return 3
+            run = train(name, options.budget, left, report=lambda line: print(line, flush=True))
+            if not run.finished:
+                print(f"time is up at step {run.step} of {run.num_steps}; the same command goes on from there")
+                return 3
+            if options.out:
+                _copy_out(run, name, options.out)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _copy_out(run: Run, name: str, out: Path) -> None:
+    for source, suffix in (("weights.safetensors", "safetensors"), ("weights.json", "json"), ("curve.csv", "curve.csv")):
+        with atomic(out / f"{name}.{suffix}") as temporary:
+            temporary.write_bytes((run.folder / source).read_bytes())
+
+
+if __name__ == "__main__":
+    code = main()
+    if os.environ.get("WORLD_SIZE"):
+        torch.distributed.destroy_process_group()
+    sys.exit(code)
