@@ -1,0 +1,73 @@
+# The front door. `make` prints what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BUDGET ?= released
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+PYTHON ?= python3
+# A conda user's environment (environment.yml) serves as it is: make paper BIN="$$CONDA_PREFIX/bin"
+BIN ?= .venv/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+export PYTHONPATH := $(CURDIR)/lib
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+ifeq ($(BIN),.venv/bin)
+ENV := .venv/.ready
+endif
+
+help: ## print this
+	@echo "Usage: make TARGET [BUDGET=released|smoke|laptop|paper] [CORES=n]"
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(ENV) ## set up .venv from requirements.txt (other targets do it by themselves)
+
+.venv/.ready: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"needs Python 3.11, found {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11, or conda env create -f environment.yml")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+data: $(ENV) ## fetch every dataset, and list what is there and what could not be had
+	python -m invdenoise.datasets
+
+paper: $(ENV) ## regenerate every table, figure and the report from the released weights; BUDGET=smoke trains too
+	python -m invdenoise.paper --budget $(BUDGET) --cores $(CORES)
+
+train: $(ENV) ## train or resume one run: make train EXPERIMENT=dninn-st-s25 BUDGET=laptop
+	@test -n "$(EXPERIMENT)" || { echo "error: name an experiment of experiments.yaml: make train EXPERIMENT=dninn-st-s25 BUDGET=laptop"; exit 2; }
+	python -m invdenoise.training $(EXPERIMENT) --budget $(if $(filter released,$(BUDGET)),laptop,$(BUDGET))
+
+lab: $(ENV) ## open the notebooks in JupyterLab
+	jupyter lab notebooks/00_tour.ipynb
+
+test: $(ENV) ## everything CI runs: lint, tests, every notebook, the whole graph on a small budget
+	ruff check .
+	ruff format --check .
+	python -m pytest
+	python -m pytest --nbval-lax --nbval-current-env notebooks
+
+bench: $(ENV) ## measure speed and memory against the targets -> results/bench
+	python -m invdenoise.bench
+
+cluster: $(ENV) ## the same graph through SLURM: make cluster PROFILE=profiles/slurm
+	snakemake --workflow-profile $(or $(PROFILE),profiles/slurm) --config budget=$(BUDGET)
+
+release: $(ENV) ## maintainers: make the local run the released one, and refresh the README's table
+	python -m invdenoise.release
+
+readme: $(ENV) ## refresh the README's table from results/released
+	python -m invdenoise.release --readme
+
+pins: ## maintainers: write requirements.txt from a fresh environment with pyproject.toml's needs
+	$(PYTHON) -m venv .venv-pins
+	.venv-pins/bin/pip install --quiet torch==2.13.0
+	.venv-pins/bin/pip install --quiet -e '.[bm3d,notebooks,graph,test]'
+	{ head -n 1 requirements.txt; .venv-pins/bin/pip freeze --exclude-editable | sed 's/+cpu//'; } > requirements.new
+	mv requirements.new requirements.txt; rm -r .venv-pins
+
+clean: ## delete what `make paper` wrote; asks before local training runs; never touches released results
+	rm -rf results/scores results/tables results/figures results/notebooks results/bench results/report.html results/smoke .snakemake
+	@if [ -d results/runs ]; then read -r -p "Delete local training in results/runs too? [y/N] " a; [ "$$a" != y ] || rm -rf results/runs; fi
+
+.PHONY: help env data paper train lab test bench cluster release readme pins clean

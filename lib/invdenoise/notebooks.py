@@ -1,0 +1,109 @@
+"""Executing notebooks so that a wrong parameter stops at once and a failed run never looks finished.
+
+    python -m invdenoise.notebooks notebooks/evaluate.ipynb results/notebooks/evaluate.ipynb -p method bm3d
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+from invdenoise import paths
+from invdenoise.files import atomic
+
+
+def known_parameters(notebook: Path) -> list[str]:
+    """Names in the notebook's cell tagged `parameters`."""
+    return list(papermill.inspect_notebook(str(notebook)))
+
+
+def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+    """ValueError naming the first parameter that the notebook does not have."""
+    known = known_parameters(notebook)
+    for name in parameters:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"{notebook.name} has no parameter {name!r}; {hint}")
+
+
+def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> Path:
+    """Execute a notebook with these parameters; write the executed copy and an HTML page beside it.
+
+    Returns:
+        `output`, which exists only when every cell ran.
+
+    Raises:
+        FileNotFoundError: no such notebook.
+        ValueError: a parameter that the notebook does not have; no kernel was started.
+        RuntimeError: a cell failed; names the cell and the error. The executed copy is `<name>.failed.ipynb`.
+    """
+    if not notebook.exists():
+        raise FileNotFoundError(f"no notebook {notebook}")
+    check_parameters(notebook, parameters)
+    failed = output.with_suffix(".failed.ipynb")
+    failed.unlink(missing_ok=True)
+    with atomic(output) as temporary:
+        try:
+            papermill.execute_notebook(
+                str(notebook),
+                str(temporary),
+                parameters=parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=str(paths.ROOT),
+            )
+        except PapermillExecutionError as error:
+            os.replace(temporary, failed)
+            temporary.touch()  # what `atomic` cleans up
+            raise RuntimeError(
+                f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                f"  read the executed copy: {failed}"
+            ) from None
+    write_html(output)
+    return output
+
+
+def write_html(notebook: Path) -> Path:
+    """Render an executed notebook beside it as one self-contained page."""
+    node = nbformat.read(notebook, as_version=4)
+    exporter = HTMLExporter(template_name="lab", embed_images=True)
+    exporter.mathjax_url = ""  # the page must read without a network
+    html, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})
+    page = notebook.with_suffix(".html")
+    with atomic(page) as temporary:
+        temporary.write_text(html)
+    return page
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Execute one notebook; 0 when every cell ran."""
+    parser = argparse.ArgumentParser(prog="python -m invdenoise.notebooks", description=main.__doc__)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    options = parser.parse_args(arguments)
+    try:
+        run_notebook(
+            options.notebook.absolute(),
+            options.output.absolute(),
+            {name: yaml.safe_load(value) for name, value in options.parameters},
+        )
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""`make paper`: run the graph, show progress and the time left, and say at the end what matched.
+
+    python -m invdenoise.paper --budget released --cores 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from invdenoise import datasets, paths
+from invdenoise.files import exclusive
+from invdenoise.plan import Plan, make_plan
+
+DEFAULT_COST = 15.0  # seconds of a notebook that draws
+NEEDED = ("bsd68", "set12", "weights")
+DONE = re.compile(r"Finished jobid: \d+ \(Rule: (.+)\)")
+COUNTED = re.compile(r"^(\S+)\s+(\d+)$")
+
+
+def regenerate(budget: str, cores: int, report: Callable[[str], None] = print) -> int:
+    """Run the whole graph for a budget; jobs whose results are there and newer than their inputs are kept.
+
+    Returns:
+        0 when everything was made; otherwise the graph's own exit status, after naming the failed job and its log.
+    """
+    plan = make_plan(budget)
+    if budget != "smoke":
+        _get_data(report)
+        plan = make_plan(budget)  # what can be evaluated depends on what could be fetched
+    for line in plan.missing:
+        report(f"left out: {line}")
+    with exclusive(plan.results / "lock", f"make paper ({budget})"):
+        log = plan.results / "paper.log"
+        command = [
+            sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile"), "--directory", str(paths.ROOT),
+            "--cores", str(cores), "--config", f"budget={budget}", "--rerun-incomplete", "--keep-going", "--nolock",
+            "--rerun-triggers", "mtime", "input", "params", "--default-resources", "mem_mb=3000",
+        ]  # fmt: skip
+        # One thread a job: several jobs fill the cores better than several threads do.
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(paths.ROOT / "lib")}
+        with open(log, "w") as handle:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+            )
+            try:
+                follow(_tee(process.stdout, handle), plan.costs, report)
+            except KeyboardInterrupt:
+                process.terminate()
+                process.wait()
+                report("stopped; the same command goes on from here")
+                return 130
+        status = process.wait()
+    if status:
+        report(f"some jobs failed; their messages, and the rest of the log, are in {log}:")
+        for line in _errors(log):
+            report(f"  {line}")
+        return status
+    conclude(plan, report)
+    return 0
+
+
+def follow(lines: Iterable[str], costs: dict[str, float], report: Callable[[str], None]) -> None:
+    """Turn the graph's log into lines of progress with the time left, which is estimated from jobs done so far."""
+    total = done = finished = 0.0
+    counting = False
+    number = 0
+    began = time.monotonic()
+    for line in lines:
+        line = line.strip()
+        if line.startswith("Job stats"):
+            counting, total, number = True, 0.0, 0
+        elif counting and line.startswith("total"):
+            counting = False
+            if number:
+                report(f"{number} jobs to do")
+        elif counting and (found := COUNTED.match(line)):
+            total += costs.get(found[1], DEFAULT_COST) * int(found[2])
+            number += int(found[2])
+        elif found := DONE.search(line):
+            done += costs.get(found[1], DEFAULT_COST)
+            finished += 1
+            left = (time.monotonic() - began) * max(total - done, 0) / done
+            report(f"[{finished:.0f}/{number}] {found[1]}   left about {int(left // 60)}:{int(left % 60):02d}")
+        elif line.startswith("Error in rule"):
+            report(line)
+
+
+def conclude(plan: Plan, report: Callable[[str], None]) -> None:
+    """A few lines on what matched the paper and what did not."""
+    table = pd.read_csv(plan.results / "tables" / "linn-table1.csv", keep_default_na=False)
+    compared = table[table["verdict"] != ""]
+    counts = compared["verdict"].value_counts()
+    report(f"LINN, Table I: {', '.join(f'{number} {verdict}' for verdict, number in counts.items())}")
+    report(f"report: {plan.results / 'report.html'}")
+
+
+def _get_data(report: Callable[[str], None]) -> None:
+    for dataset in NEEDED:
+        try:
+            datasets.fetch(dataset)
+        except datasets.DataUnavailable as error:
+            report(f"{dataset} could not be had, embedded pictures stand in: {error}")
+
+
+def _tee(lines: Iterable[str], handle) -> Iterable[str]:
+    for line in lines:
+        handle.write(line)
+        handle.flush()
+        yield line
+
+
+def _errors(log: Path) -> list[str]:
+    return [line for line in log.read_text().splitlines() if line.startswith(("error:", "Error in rule"))]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Regenerate the papers; 0 when everything was made."""
+    parser = argparse.ArgumentParser(prog="python -m invdenoise.paper", description=main.__doc__)
+    parser.add_argument("--budget", default="released")
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    options = parser.parse_args(arguments)
+    try:
+        return regenerate(options.budget, options.cores, report=lambda line: print(line, flush=True))
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""What `make paper` has to do for a budget: which networks to train, what to evaluate, which figures to draw."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from invdenoise import classical, datasets, paths
+from invdenoise.evaluation import noise_levels
+from invdenoise.experiments import BUDGETS, experiments
+from invdenoise.weights import AUTHORS_DNCNN, weights_path
+
+TABLE_DATASETS = ("bsd68", "set12")
+TABLE_SIGMAS = (15, 25, 50)
+SWEEP_SIGMAS = noise_levels(5, 95, 5)  # LINN, Figure 5
+SWEEP_NETWORKS = ("dninn-st-s50", "dncnn-s50", "dncnn-authors-s50")
+SWEEP_VARIANTS: dict[str, dict[str, Any]] = {"": {}, "-not-adapted": {"adapt": False}, "-exponent-1": {"exponent": 1.0}}
+
+# Notebooks that draw: each reads scores and weights, and trains nothing.
+FIGURES = ("linn/table1_psnr", "linn/fig4_detail_channels", "linn/fig5_threshold_adaptation")
+
+# A smoke run trains one network of each kind, a few steps each.
+SMOKE_TRAININGS = ("dninn-st-s25", "dninn-lista-s25", "dninn-st-2scale-s25", "dninn-st-s50", "dninn-lista-s50")
+SMOKE_CLASSICAL = ("bm3d", "wavelet-bayes")
+
+# Rough seconds of a job per megapixel on one core, for the time left only.
+COST_PER_MEGAPIXEL = {"bm3d": 45, "nlm": 10, "wavelet-bayes": 4, "wavelet-visu": 4}
+NETWORK_COST = {"dninn": 5, "dncnn": 7}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One execution of `evaluate.ipynb`.
+
+    Attributes:
+        method: name of the denoiser.
+        output: score file below `scores/`.
+        parameters: of the notebook.
+        cost: expected seconds, roughly.
+    """
+
+    method: str
+    output: str
+    parameters: dict[str, Any]
+    cost: float = 10.0
+
+    @property
+    def rule(self) -> str:
+        """Name of the job in the graph."""
+        return "evaluate_" + self.output.removesuffix(".csv").replace("/", "_")
+
+    @property
+    def priority(self) -> int:
+        """Long jobs first, so that none is left alone at the end."""
+        return min(int(self.cost), 90)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of one budget. `missing` says what is left out and why."""
+
+    budget: str
+    results: Path
+    trainings: tuple[str, ...]
+    evaluations: tuple[Evaluation, ...]
+    missing: tuple[str, ...] = field(default=())
+
+    @property
+    def weights_budget(self) -> str | None:
+        """Budget whose local weights are evaluated; None for the released ones."""
+        return None if self.budget == "released" else self.budget
+
+    def weights_files(self, method: str) -> list[str]:
+        """Files a job on this method waits for, relative to the checkout where they lie in it."""
+        if method not in experiments() or (self.trainings and method not in self.trainings):
+            return []
+        return [_relative(self._weights(method))]
+
+    def start_files(self, name: str) -> list[str]:
+        """Weights that training of this experiment starts from, when they are trained here too."""
+        start = experiments()[name].recipe(self.budget).start
+        return [_relative(self._weights(start))] if start in self.trainings else []
+
+    def figure_parameters(self, figure: str) -> dict[str, Any]:
+        """Parameters of a figure's notebook."""
+        if figure == "linn/fig4_detail_channels":
+            dataset = "embedded" if self.budget == "smoke" else "bsd68"
+            return {"budget": self.budget, "dataset": dataset, "method": self.fig4_method}
+        dataset = {"dataset": "embedded"} if self.budget == "smoke" and "fig5" in figure else {}
+        return {"scores": "local", **dataset}
+
+    @cached_property
+    def fig4_method(self) -> str:
+        """The paper's choice where it is trained, else the soft-threshold network."""
+        wanted = "dninn-lista-s50"
+        return wanted if wanted in self.trainings or self._weights(wanted).exists() else "dninn-st-s50"
+
+    @cached_property
+    def costs(self) -> dict[str, float]:
+        """Expected seconds by rule of the graph."""
+        costs = {job.rule: job.cost for job in self.evaluations}
+        return costs | {f"train_{name}": 20.0 if self.budget == "smoke" else 3600.0 for name in self.trainings}
+
+    def _weights(self, name: str) -> Path:
+        if self.weights_budget is None:
+            return weights_path(name)
+        return self.results / "runs" / name / self.budget / "weights.safetensors"
+
+
+def make_plan(budget: str) -> Plan:
+    """The plan of a budget: "released" evaluates released weights, the others train first.
+
+    Raises:
+        ValueError: no such budget.
+    """
+    if budget not in ("released", *BUDGETS):
+        raise ValueError(f"no budget {budget!r}; known: released, {', '.join(BUDGETS)}")
+    results = paths.results_dir() if budget == "released" else paths.results_dir() / budget
+    missing: list[str] = []
+    if budget == "smoke":
+        trainings = tuple(name for name in SMOKE_TRAININGS if name in experiments())
+        evaluations = _smoke_evaluations(trainings)
+        return Plan(budget, results, trainings, evaluations)
+    trainings = () if budget == "released" else tuple(experiments())
+    networks = _networks(trainings, missing)
+    evaluations = [
+        _evaluation(method, dataset, [float(sigma)], budget)
+        for method, sigma in networks.items()
+        for dataset in TABLE_DATASETS
+    ]
+    evaluations += [
+        _evaluation(method, dataset, TABLE_SIGMAS, budget)
+        for method in _classical(missing)
+        for dataset in TABLE_DATASETS
+    ]
+    for method in SWEEP_NETWORKS:
+        for suffix, options in SWEEP_VARIANTS.items():
+            if method in networks and (method.startswith("dninn") or not options):
+                evaluations.append(_evaluation(method, "bsd68", SWEEP_SIGMAS, budget, f"-sweep{suffix}", options))
+    return Plan(budget, results, trainings, tuple(evaluations), tuple(missing))
+
+
+def _smoke_evaluations(trainings: tuple[str, ...]) -> tuple[Evaluation, ...]:
+    small = {"limit": 2}
+    jobs = [_evaluation(name, "embedded", [experiments()[name].sigma], "smoke", options=small) for name in trainings]
+    jobs += [
+        _evaluation(name, "embedded", [25.0], "smoke", options=small) for name in SMOKE_CLASSICAL if _installed(name)
+    ]
+    for suffix, options in SWEEP_VARIANTS.items():
+        options = {**options, "limit": 1}
+        jobs.append(_evaluation("dninn-st-s50", "embedded", [5.0, 50.0, 95.0], "smoke", f"-sweep{suffix}", options))
+    return tuple(jobs)
+
+
+def _networks(trainings: tuple[str, ...], missing: list[str]) -> dict[str, float]:
+    """Networks to evaluate and the noise level each is trained for."""
+    found = {}
+    for name, experiment in experiments().items():
+        if trainings or weights_path(name).exists():
+            found[name] = experiment.sigma
+        else:
+            missing.append(f"{name}: no released weights")
+    for name, sigma in AUTHORS_DNCNN.items():
+        try:
+            datasets.fetch("weights", f"weights/dncnn/sigma={sigma}.mat")
+            found[name] = float(sigma)
+        except datasets.DataUnavailable:
+            missing.append(f"{name}: the authors' weights could not be reached")
+    return found
+
+
+def _classical(missing: list[str]) -> list[str]:
+    found = [name for name in classical.METHODS if _installed(name)]
+    missing += [f"{name}: package not installed" for name in classical.METHODS if name not in found]
+    return found
+
+
+def _installed(name: str) -> bool:
+    return name != "bm3d" or importlib.util.find_spec("bm3d") is not None
+
+
+def _evaluation(
+    method: str, dataset: str, sigmas, budget: str, suffix: str = "", options: dict[str, Any] | None = None
+) -> Evaluation:
+    sweep = suffix.startswith("-sweep")
+    output = f"{method}/{dataset}{suffix}.csv"
+    parameters = {
+        "method": method, "dataset": dataset, "sigmas": ",".join(f"{s:g}" for s in sigmas), "limit": 0,
+        "budget": budget, "output": output, "precision": "bfloat16" if sweep else "float32", **(options or {}),
+    }  # fmt: skip
+    per_megapixel = COST_PER_MEGAPIXEL.get(method) or NETWORK_COST[method.split("-")[0]]
+    if "2scale" in method:
+        per_megapixel *= 2
+    if sweep:
+        per_megapixel /= 2
+    megapixels = {"bsd68": 10.5, "set12": 1.77}.get(dataset, 0.04)
+    return Evaluation(method, output, parameters, 10 + per_megapixel * megapixels * len(list(sigmas)))
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(paths.ROOT)) if path.is_relative_to(paths.ROOT) else str(path)

@@ -1,0 +1,176 @@
+"""The report: every published number beside ours on one self-contained page, and the same table for the README."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+import invdenoise
+from invdenoise import paths
+from invdenoise.evaluation import read_scores, summarise
+from invdenoise.files import atomic
+from invdenoise.provenance import commit
+from invdenoise.published import compare, coverage, load_published
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+# Rows of Table I in the paper's order: identifier of the published numbers -> what to print.
+TABLE1_NAMES = {
+    "bm3d": "BM3D", "wnnm": "WNNM", "epll": "EPLL", "tnrd": "TNRD", "dncnn": "DnCNN",
+    "dninn-st": "DnINN-ST", "dninn-lista": "DnINN-LISTA",
+    "dninn-st-2scale": "DnINN-ST, 2 scales", "dninn-lista-2scale": "DnINN-LISTA, 2 scales",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a report reads, from one results folder.
+
+    Attributes:
+        folder: the results folder.
+        summary: means over pictures, as `evaluation.summarise` gives them.
+        comparison: every published PSNR beside ours, as `published.compare` gives it.
+    """
+
+    folder: Path
+    summary: pd.DataFrame
+    comparison: pd.DataFrame
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether some scores are of the embedded pictures instead of the dataset that was asked for."""
+        return bool((self.summary["dataset"] != self.summary["requested"]).any())
+
+
+def read_results(folder: Path) -> Results:
+    """The results in a folder (`results/` or `results/released/`); FileNotFoundError when there are no scores."""
+    summary = summarise(read_scores(folder / "scores"))
+    return Results(folder, summary, compare(load_published(), summary))
+
+
+def table1(results: Results) -> pd.DataFrame:
+    """Table I of LINN, one row per method of ours: name, and per noise level published, ours, difference and verdict."""
+    rows = []
+    table = results.comparison
+    table = table[(table["paper"] == "linn") & (table["place"] == "Table I")]
+    for method, name in TABLE1_NAMES.items():
+        own = table[table["method"] == method]
+        for ours, group in own.groupby(own["our_method"].map(_family), dropna=False, sort=False):
+            authors = isinstance(ours, str) and "authors" in ours
+            row = {"method": method, "name": f"{name} (authors' weights)" if authors else name}
+            for entry in group.to_dict("records"):
+                for key in ("published", "ours", "difference", "verdict"):
+                    row[f"{key}_{entry['sigma']:g}"] = entry[key]
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _family(method: str | None) -> str:
+    """A method without its noise level; the empty string for none, so that noise levels without result share a row."""
+    head, _, level = str(method or "").rpartition("-s")
+    return head if level.isdigit() else str(method or "")
+
+
+def done_and_left(results: Results) -> pd.DataFrame:
+    """Published numbers and how many of them we have a result beside, by paper and place."""
+    done = results.summary[results.summary["variant"] == ""]
+    done = done[done["dataset"] == done["requested"]].copy()
+    # Published rows name the method without the noise level it was trained for.
+    trained = done["method"].map(_family).str.removesuffix("-authors")
+    rows = [
+        done.assign(method=trained, sigma=done["sigma_test"], metric=metric)[["method", "requested", "sigma", "metric"]]
+        for metric in ("psnr", "ssim")
+    ]
+    sizes = done.assign(method=trained, sigma=math.nan, metric="parameters", requested="")
+    rows.append(sizes[["method", "requested", "sigma", "metric"]])
+    return coverage(pd.concat(rows).rename(columns={"requested": "dataset"}).drop_duplicates())
+
+
+def cards() -> list[dict]:
+    """The cards of the released weights, in alphabetical order."""
+    return [json.loads(path.read_text()) for path in sorted(paths.RELEASED_WEIGHTS.glob("*.json"))]
+
+
+def curves() -> dict[str, pd.DataFrame]:
+    """Training curves of the released weights by experiment."""
+    files = sorted(paths.RELEASED_WEIGHTS.glob("*.curve.csv"))
+    return {file.name.removesuffix(".curve.csv"): pd.read_csv(file) for file in files}
+
+
+def verdict_counts(results: Results, paper: str = "linn", place: str = "Table I") -> dict[str, int]:
+    """How many numbers of a place came to each verdict."""
+    table = results.comparison
+    table = table[(table["paper"] == paper) & (table["place"] == place)]
+    return table["verdict"].value_counts().to_dict()
+
+
+def write_report(results: Results, released: Results | None, budget: str, figures: list[tuple[str, str, str]]) -> Path:
+    """Write `report.html` into the results folder.
+
+    Args:
+        results: of this run.
+        released: of the maintainers' run, shown beside when this run had to use the embedded pictures; or None.
+        budget: of the weights.
+        figures: file name below `figures/`, caption, and executed notebook below `notebooks/`.
+
+    Returns:
+        The page's path.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["db"] = lambda value: "–" if pd.isna(value) else f"{value:.2f}"
+    environment.filters["signed"] = lambda value: "" if pd.isna(value) else f"{value:+.2f}"
+    pages = sorted((results.folder / "notebooks").rglob("*.html"))
+    left = done_and_left(released if results.stand_in and released else results)
+    html = environment.from_string(TEMPLATE.read_text()).render(
+        results=results, released=released, budget=budget, version=invdenoise.__version__, commit=commit(),
+        table=table1(results), released_table=table1(released) if released is not None else None,
+        counts=verdict_counts(results), sigmas=("15", "25", "50"),
+        beyond=_beyond(results.summary), cards=cards(), coverage=left.to_dict("records"),
+        total=int(left["published"].sum()), done=int(left["done"].sum()),
+        figures=[
+            (_embedded(results.folder / "figures" / file), caption, page)
+            for file, caption, page in figures if (results.folder / "figures" / file).exists()
+        ],
+        pages=[(page.relative_to(results.folder), page.relative_to(results.folder / "notebooks").with_suffix("")) for page in pages],
+    )  # fmt: skip
+    path = results.folder / "report.html"
+    with atomic(path) as temporary:
+        temporary.write_text(html)
+    return path
+
+
+def _beyond(summary: pd.DataFrame) -> list[dict]:
+    """What the paper lacks: Set12, SSIM and seconds, one row per method and noise level."""
+    table = summary[(summary["variant"] == "") & summary["requested"].isin(["bsd68", "set12", "embedded"])]
+    rows = {}
+    for entry in table.to_dict("records"):
+        row = rows.setdefault((entry["method"], entry["sigma_test"]), {"method": entry["method"]})
+        row["sigma"] = entry["sigma_test"]
+        for key in ("psnr", "ssim", "seconds"):
+            row[f"{key}_{entry['requested']}"] = entry[key]
+    return list(rows.values())
+
+
+def _embedded(image: Path) -> str:
+    """The picture as a data address, so that the page needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()
+
+
+def markdown_table(results: Results) -> str:
+    """Table I as Markdown for the README: published / ours and the verdict, per noise level."""
+    sigmas = ("15", "25", "50")
+    lines = ["| LINN, Table I (BSD68, PSNR in dB) | σ = 15 | σ = 25 | σ = 50 |", "|---|---|---|---|"]
+    for row in table1(results).to_dict("records"):
+        cells = []
+        for sigma in sigmas:
+            published, ours = row[f"published_{sigma}"], row[f"ours_{sigma}"]
+            number = f"{published:.2f}" if pd.isna(ours) else f"{published:.2f} / **{ours:.2f}**"
+            cells.append(f"{number} {row[f'verdict_{sigma}']}")
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
