@@ -26,6 +26,7 @@ env: $(ENV) ## set up .venv from requirements.txt (other targets do it by themse
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"needs Python 3.11, found {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11, or conda env create -f environment.yml")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "$(CURDIR)/lib" > "$$(.venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/invdenoise.pth"
 	@touch $@
 
 data: $(ENV) ## fetch every dataset, and list what is there and what could not be had
@@ -47,7 +48,7 @@ test: $(ENV) ## everything CI runs: lint, tests, every notebook, the whole graph
 	python -m pytest
 	python -m pytest --nbval-lax --nbval-current-env notebooks
 
-bench: $(ENV) ## measure speed and memory against the targets -> results/bench
+bench: $(ENV) ## measure speed and memory against the targets -> results/bench.csv
 	python -m invdenoise.bench
 
 cluster: $(ENV) ## the same graph through SLURM: make cluster PROFILE=profiles/slurm
@@ -67,7 +68,7 @@ pins: ## maintainers: write requirements.txt from a fresh environment with pypro
 	mv requirements.new requirements.txt; rm -r .venv-pins
 
 clean: ## delete what `make paper` wrote; asks before local training runs; never touches released results
-	rm -rf results/scores results/tables results/figures results/notebooks results/bench results/report.html results/smoke .snakemake
+	rm -rf results/scores results/tables results/figures results/notebooks results/bench.csv results/report.html results/smoke .snakemake
 	@if [ -d results/runs ]; then read -r -p "Delete local training in results/runs too? [y/N] " a; [ "$$a" != y ] || rm -rf results/runs; fi
 
 .PHONY: help env data paper train lab test bench cluster release readme pins clean

@@ -1,10 +1,10 @@
 # The graph: weights -> scores -> tables and figures -> report. `make paper` runs it; --config budget=... chooses the weights.
-import os
+import sys
 
-from invdenoise import paths, plan
+from invdenoise import plan
 
 PLAN = plan.make_plan(config.get("budget", "released"))
-RESULTS = os.path.relpath(PLAN.results, paths.ROOT)
+RESULTS = plan.in_graph(PLAN.results)
 PAGES = f"{RESULTS}/notebooks"
 SCORES = [f"{RESULTS}/scores/{job.output}" for job in PLAN.evaluations]
 
@@ -12,7 +12,8 @@ SCORES = [f"{RESULTS}/scores/{job.output}" for job in PLAN.evaluations]
 def execute(notebook, page, **parameters):
     """Command line that executes a notebook with these parameters."""
     given = " ".join(f"-p {name} '{value}'" for name, value in parameters.items())
-    return f"INVDENOISE_RESULTS='{PLAN.results}' python -m invdenoise.notebooks notebooks/{notebook}.ipynb {page} {given}"
+    command = f"'{sys.executable}' -m invdenoise.notebooks notebooks/{notebook}.ipynb {page} {given}"
+    return f"INVDENOISE_RESULTS='{PLAN.results}' {command}"
 
 
 rule report:
@@ -25,7 +26,7 @@ rule report:
         f"{PAGES}/report.ipynb",
         f"{RESULTS}/report.html",
     shell:
-        execute("report", "{output[0]}", budget=PLAN.budget)
+        execute("report", "{output[0]}", scores="local", budget=PLAN.budget)
 
 
 rule tour:

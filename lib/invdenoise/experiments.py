@@ -46,6 +46,10 @@ class Recipe:
     start: str | None = None
 
     def __post_init__(self):
+        for item in dataclasses.fields(self):  # YAML reads 1e-3 as text: it wants 1.0e-3
+            value, kinds = getattr(self, item.name), item.type.replace("None", "NoneType").split(" | ")
+            if type(value).__name__ not in [kind.split("[")[0] for kind in kinds] + ["int"] * ("float" in kinds):
+                raise ValueError(f"{item.name} is {value!r}; expected {item.type}")
         _one_of("sampling", self.sampling, ("grid", "random"))
         _one_of("optimizer", self.optimizer, ("adam", "muon"))
         _one_of("schedule", self.schedule, ("onecycle", "steps"))
@@ -59,6 +63,9 @@ class Recipe:
                 raise ValueError(f"{key} is {value}; expected more than 0")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; expected 0 <= ema < 1")
+
+
+_RECIPE_KEYS = {f.name for f in dataclasses.fields(Recipe)}
 
 
 @dataclass(frozen=True)
@@ -112,13 +119,15 @@ def read_experiments(path: Path) -> dict[str, Experiment]:
     """The experiments declared in the file `path`.
 
     Raises:
-        ValueError: a key, recipe, model or value that is unknown or missing; names file, place and value.
+        ValueError: a key, recipe or value that is unknown or missing; names file, place and value. Models and their
+            options are checked by `Experiment.build`, so that reading the file does not import PyTorch.
     """
     try:
         tree = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name} is not valid YAML: {error}") from None
     _keys(tree, {"defaults", "recipes", "experiments"}, path.name)
+    _keys(tree["defaults"], _RECIPE_KEYS, f"{path.name}: defaults", optional=_RECIPE_KEYS)
     recipes = {
         family: _read_recipes(budgets, tree["defaults"], f"{path.name}: recipes.{family}")
         for family, budgets in tree["recipes"].items()
@@ -129,6 +138,8 @@ def read_experiments(path: Path) -> dict[str, Experiment]:
         _keys(entry, {"paper", "model", "sigma", "recipe", "options", "start"}, place, optional={"options", "start"})
         if entry["recipe"] not in recipes:
             raise ValueError(f"{place}: no recipe {entry['recipe']!r}; known: {', '.join(recipes)}")
+        if type(entry["sigma"]) not in (int, float) or not 0 < entry["sigma"] <= 255:
+            raise ValueError(f"{place}: sigma is {entry['sigma']!r}; expected grey levels, more than 0 and up to 255")
         budgets = recipes[entry["recipe"]]
         if "start" in entry:  # the paper trains from scratch, and a smoke run has nothing to start from
             budgets = {**budgets, "laptop": dataclasses.replace(budgets["laptop"], start=entry["start"])}
@@ -143,14 +154,15 @@ def read_experiments(path: Path) -> dict[str, Experiment]:
 
 
 def _read_recipes(budgets: dict, defaults: dict, place: str) -> dict[str, Recipe]:
-    names = {f.name for f in dataclasses.fields(Recipe)}
+    optional = {f.name for f in dataclasses.fields(Recipe) if f.default is not dataclasses.MISSING}
     _keys(budgets, set(BUDGETS), place)
     recipes = {}
     for budget, overrides in budgets.items():
+        _keys(overrides, _RECIPE_KEYS, f"{place}.{budget}", optional=_RECIPE_KEYS)
         settings = {**defaults, **overrides}
-        _keys(settings, names, f"{place}.{budget}", optional=names)
-        settings["milestones"] = tuple(settings.get("milestones", ()))
+        _keys(settings, _RECIPE_KEYS, f"{place}.{budget}", optional=optional)
         try:
+            settings["milestones"] = tuple(settings.get("milestones", ()))
             recipes[budget] = Recipe(**settings)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{place}.{budget}: {error}") from None

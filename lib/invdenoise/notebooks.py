@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,8 @@ def write_html(notebook: Path) -> Path:
     """Render an executed notebook beside it as one self-contained page."""
     node = nbformat.read(notebook, as_version=4)
     exporter = HTMLExporter(template_name="lab", embed_images=True)
-    exporter.mathjax_url = ""  # the page must read without a network
     html, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})
+    html = re.sub(r"<script src=[^>]*>\s*</script>", "", html)  # the page must read without a network
     page = notebook.with_suffix(".html")
     with atomic(page) as temporary:
         temporary.write_text(html)

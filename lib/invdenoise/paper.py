@@ -1,6 +1,6 @@
 """`make paper`: run the graph, show progress and the time left, and say at the end what matched.
 
-    python -m invdenoise.paper --budget released --cores 2
+python -m invdenoise.paper --budget released --cores 2
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def _tee(lines: Iterable[str], handle) -> Iterable[str]:
 
 
 def _errors(log: Path) -> list[str]:
-    return [line for line in log.read_text().splitlines() if line.startswith(("error:", "Error in rule"))]
+    """Lines that say what failed: of the jobs, or, when none was started, the graph's last words."""
+    lines = log.read_text().splitlines()
+    return [line for line in lines if line.startswith(("error:", "Error in rule"))] or lines[-10:]
 
 
 def main(arguments: list[str] | None = None) -> int:

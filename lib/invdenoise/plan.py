@@ -77,12 +77,12 @@ class Plan:
         """Files a job on this method waits for, relative to the checkout where they lie in it."""
         if method not in experiments() or (self.trainings and method not in self.trainings):
             return []
-        return [_relative(self._weights(method))]
+        return [in_graph(self._weights(method))]
 
     def start_files(self, name: str) -> list[str]:
         """Weights that training of this experiment starts from, when they are trained here too."""
         start = experiments()[name].recipe(self.budget).start
-        return [_relative(self._weights(start))] if start in self.trainings else []
+        return [in_graph(self._weights(start))] if start in self.trainings else []
 
     def figure_parameters(self, figure: str) -> dict[str, Any]:
         """Parameters of a figure's notebook."""
@@ -200,5 +200,6 @@ def _evaluation(
     return Evaluation(method, output, parameters, 10 + per_megapixel * megapixels * len(list(sigmas)))
 
 
-def _relative(path: Path) -> str:
+def in_graph(path: Path) -> str:
+    """A file as the graph names it: relative to the checkout where it lies in it."""
     return str(path.relative_to(paths.ROOT)) if path.is_relative_to(paths.ROOT) else str(path)

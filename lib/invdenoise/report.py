@@ -16,7 +16,7 @@ from invdenoise import paths
 from invdenoise.evaluation import read_scores, summarise
 from invdenoise.files import atomic
 from invdenoise.provenance import commit
-from invdenoise.published import compare, coverage, load_published
+from invdenoise.published import Verdict, compare, coverage, load_published
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -55,26 +55,34 @@ def read_results(folder: Path) -> Results:
 
 
 def table1(results: Results) -> pd.DataFrame:
-    """Table I of LINN, one row per method of ours: name, and per noise level published, ours, difference and verdict."""
+    """Table I of LINN, a row per method: name, and per noise level published, ours, difference and verdict.
+
+    A method of which there are our own and its authors' weights has a row for each.
+    """
     rows = []
     table = results.comparison
     table = table[(table["paper"] == "linn") & (table["place"] == "Table I")]
+    families = table["our_method"].map(_family)
     for method, name in TABLE1_NAMES.items():
         own = table[table["method"] == method]
-        for ours, group in own.groupby(own["our_method"].map(_family), dropna=False, sort=False):
-            authors = isinstance(ours, str) and "authors" in ours
-            row = {"method": method, "name": f"{name} (authors' weights)" if authors else name}
-            for entry in group.to_dict("records"):
+        for family in sorted(set(families[own.index]) - {""}) or [""]:
+            row = {"method": method, "name": f"{name} (authors' weights)" if "authors" in family else name}
+            for sigma, level in own.groupby("sigma"):
+                found = level[families[level.index] == family]
+                if found.empty:  # this family was not run here
+                    found = level.assign(ours=math.nan, difference=math.nan, verdict=Verdict.NOT_RUN)
                 for key in ("published", "ours", "difference", "verdict"):
-                    row[f"{key}_{entry['sigma']:g}"] = entry[key]
+                    row[f"{key}_{sigma:g}"] = found[key].iloc[0]
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _family(method: str | None) -> str:
-    """A method without its noise level; the empty string for none, so that noise levels without result share a row."""
-    head, _, level = str(method or "").rpartition("-s")
-    return head if level.isdigit() else str(method or "")
+def _family(method: str | float | None) -> str:
+    """A method without its noise level; the empty string for none (None or NaN)."""
+    if pd.isna(method):
+        return ""
+    head, _, level = method.rpartition("-s")
+    return head if level.isdigit() else method
 
 
 def done_and_left(results: Results) -> pd.DataFrame:
@@ -111,10 +119,10 @@ def verdict_counts(results: Results, paper: str = "linn", place: str = "Table I"
 
 
 def write_report(results: Results, released: Results | None, budget: str, figures: list[tuple[str, str, str]]) -> Path:
-    """Write `report.html` into the results folder.
+    """Write `results/report.html`.
 
     Args:
-        results: of this run.
+        results: of this run, or the released ones; pictures and pages are taken from its folder.
         released: of the maintainers' run, shown beside when this run had to use the embedded pictures; or None.
         budget: of the weights.
         figures: file name below `figures/`, caption, and executed notebook below `notebooks/`.
@@ -134,15 +142,33 @@ def write_report(results: Results, released: Results | None, budget: str, figure
         beyond=_beyond(results.summary), cards=cards(), coverage=left.to_dict("records"),
         total=int(left["published"].sum()), done=int(left["done"].sum()),
         figures=[
-            (_embedded(results.folder / "figures" / file), caption, page)
-            for file, caption, page in figures if (results.folder / "figures" / file).exists()
+            (_embedded(path), caption, page if (results.folder / page).exists() else "")
+            for path, caption, page in _existing(results.folder, figures)
         ],
+        bench=_bench(results.folder),
         pages=[(page.relative_to(results.folder), page.relative_to(results.folder / "notebooks").with_suffix("")) for page in pages],
     )  # fmt: skip
-    path = results.folder / "report.html"
+    path = paths.results_dir() / "report.html"
     with atomic(path) as temporary:
         temporary.write_text(html)
     return path
+
+
+def _existing(folder: Path, figures: list[tuple[str, str, str]]) -> list[tuple[Path, str, str]]:
+    """The figures that were drawn, in the run's folder or, for those drawn by the report itself, in this one."""
+    found = []
+    for file, caption, page in figures:
+        places = [place / "figures" / file for place in (folder, paths.results_dir())]
+        found += [(path, caption, page) for path in places if path.exists()][:1]
+    return found
+
+
+def _bench(folder: Path) -> list[dict]:
+    """Rows of `bench.csv` of this run, else of the released one; empty when it was never measured."""
+    for place in (folder, paths.RELEASED):
+        if (place / "bench.csv").exists():
+            return pd.read_csv(place / "bench.csv").to_dict("records")
+    return []
 
 
 def _beyond(summary: pd.DataFrame) -> list[dict]:

@@ -13,10 +13,10 @@ import argparse
 import csv
 import dataclasses
 import math
-import os
 import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,7 @@ class _Trainer:
         self.loss = accelerator.prepare(_Loss(network, spec.sigma, recipe, accelerator.device))
         self.network = network
         self.step, self.skipped, self.seconds, self.curve = 0, 0, 0.0, []
+        self.losses: list[float] = []  # since the last row of the curve
 
     def run(self, minutes: float | None) -> Run:
         self._resume()
@@ -172,11 +173,11 @@ class _Trainer:
     def _loop(self, deadline: float) -> None:
         recipe, rank, world = self.recipe, self.accelerator.process_index, self.accelerator.num_processes
         params = [p for p in self.network.parameters() if p.requires_grad]
-        losses, norm = [], math.nan
+        recent: deque[float] = deque(maxlen=50)
         began, told, first = time.monotonic(), 0.0, self.step
         before = self.seconds
         self.network.train()
-        while self.step < self.num_steps and time.monotonic() < deadline:
+        while self.step < self.num_steps and self._time_left(deadline):
             lr = self._set_lr()
             clean, noisy = (t[rank::world] for t in self.sampler.batch(self.step))
             loss = self.loss(clean, noisy)
@@ -186,7 +187,8 @@ class _Trainer:
             if math.isfinite(norm) and math.isfinite(value):
                 self.optimizer.step()
                 self.ema.update_parameters(self.network)
-                losses.append(value)
+                self.losses.append(value)
+                recent.append(value)
             else:
                 self.skipped += 1
             self.optimizer.zero_grad(set_to_none=True)
@@ -195,19 +197,27 @@ class _Trainer:
 
             last = self.step == self.num_steps
             if self.step % recipe.validate_every == 0 or last:
-                mean = sum(losses) / len(losses) if losses else math.nan
+                mean = _mean(self.losses)
                 row = (self.step, self.step * recipe.batch_size, self.seconds, lr, mean, _loss_psnr(mean),
                        self._validate(), norm, self.skipped)  # fmt: skip
                 self.curve.append(dict(zip(CURVE, row, strict=True)))
-                losses = []
+                self.losses = []
                 self._say_validation()
             if self.step % recipe.checkpoint_every == 0 or last:
                 self._save_checkpoint()
             if self.report and (time.monotonic() - told > 15 or last):
                 told = time.monotonic()
-                self._say(losses[-50:], (self.step - first) / max(told - began, 1e-9))
+                self._say(_mean(recent), (self.step - first) / max(told - began, 1e-9))
         if self.step % recipe.checkpoint_every and self.step < self.num_steps:
             self._save_checkpoint()
+
+    def _time_left(self, deadline: float) -> bool:
+        """Whether to take another step. Processes must agree: one that stopped would leave the others waiting."""
+        left = time.monotonic() < deadline
+        if self.accelerator.num_processes == 1:
+            return left
+        votes = torch.tensor(float(left), device=self.accelerator.device)
+        return self.accelerator.reduce(votes, "mean").item() == 1
 
     def _set_lr(self) -> float:
         factor = schedule_factor(self.recipe, self.step, self.num_steps, self.epoch_steps)
@@ -227,7 +237,7 @@ class _Trainer:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
             values.append(psnr(clean, network.denoise(noisy, self.spec.sigma).cpu()))
         self.network.train()
-        return sum(values) / len(values) if values else math.nan
+        return _mean(values)
 
     def _warm_start(self, network: DenoisingNetwork) -> str | None:
         if self.recipe.start is None:
@@ -251,7 +261,7 @@ class _Trainer:
             return
         state = {
             "settings": self._settings(), "step": self.step, "skipped": self.skipped, "seconds": self.seconds,
-            "curve": self.curve, "network": self.network.state_dict(), "ema": self.ema.state_dict(),
+            "curve": self.curve, "losses": self.losses, "network": self.network.state_dict(), "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
         with atomic(self.folder / "checkpoint.pt") as temporary:
@@ -280,7 +290,7 @@ class _Trainer:
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
-        self.curve = state["curve"]
+        self.curve, self.losses = state["curve"], state.get("losses", [])
         if self.report:
             self.report(f"{self.spec.name} ({self.budget}): going on at step {self.step} of {self.num_steps}")
 
@@ -309,11 +319,10 @@ class _Trainer:
 
     # -- progress ----------------------------------------------------------------------------------------------------
 
-    def _say(self, losses: list[float], rate: float) -> None:
+    def _say(self, loss: float, rate: float) -> None:
         left = (self.num_steps - self.step) / rate
-        mean = sum(losses) / len(losses) if losses else math.nan
         self.report(
-            f"{self.spec.name} ({self.budget})  step {self.step}/{self.num_steps}  loss {_loss_psnr(mean):.2f} dB  "
+            f"{self.spec.name} ({self.budget})  step {self.step}/{self.num_steps}  loss {_loss_psnr(loss):.2f} dB  "
             f"{rate * self.recipe.batch_size:.0f} patches/s  left {int(left // 60)}:{int(left % 60):02d}  "
             f"skipped {self.skipped}"
         )
@@ -333,6 +342,10 @@ def schedule_factor(recipe: Recipe, step: int, num_steps: int, epoch_steps: floa
     return recipe.final + (1 - recipe.final) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def _mean(values: Collection[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
 def _loss_psnr(mse: float) -> float:
     return -10 * math.log10(mse) if mse > 0 else math.nan
 
@@ -347,8 +360,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     end = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
     try:
-        for name in options.names:  # a wrong name stops before the first run
-            experiment(name).recipe(options.budget)
+        for name in options.names:  # a wrong name, model or option stops before the first run
+            experiment(name).build()
         for name in options.names:
             left = None if options.minutes is None else (end - time.monotonic()) / 60
             if left is not None and left <= 0:
@@ -373,6 +386,6 @@ def _copy_out(run: Run, name: str, out: Path) -> None:
 
 if __name__ == "__main__":
     code = main()
-    if os.environ.get("WORLD_SIZE"):
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     sys.exit(code)

@@ -40,7 +40,8 @@ class DenoisingNetwork(nn.Module, Denoiser):
         return self.infer(noisy)
 
     def infer(self, noisy: Tensor, *arguments) -> Tensor:
-        """`forward` in the precision chosen by `speed_up`; `(B, C, H, W)` in, the same out."""
+        """`forward` in the precision chosen by `speed_up`, for a float image of any precision; `(B, C, H, W)` in and out."""
+        noisy = noisy.to(next(self.parameters()).dtype)
         with torch.autocast(noisy.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self(noisy, *arguments)
 
@@ -69,9 +70,12 @@ class DenoisingNetwork(nn.Module, Denoiser):
     def start_from(self, other: DenoisingNetwork) -> None:
         """Take over the weights of a trained network as a start. ValueError when the networks differ in shape."""
         try:
-            self.load_state_dict(other.state_dict())
-        except RuntimeError as error:
+            self._take_over(other)
+        except (AttributeError, RuntimeError) as error:
             raise ValueError(f"{other.name} does not fit as a start: {error}") from None
+
+    def _take_over(self, other: DenoisingNetwork) -> None:
+        self.load_state_dict(other.state_dict())
 
     def num_parameters(self) -> int:
         """Learned parameters."""

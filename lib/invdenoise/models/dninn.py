@@ -89,8 +89,8 @@ class DnINN(DenoisingNetwork):
         return [net for linn in self.linns for pair in linn for net in (pair.predict, pair.update)]
 
     @torch.no_grad()
-    def start_from(self, other: DnINN) -> None:
-        """Start from a trained sibling: another noise level, a soft-threshold for LISTA, or fewer scales.
+    def _take_over(self, other: DnINN) -> None:
+        """The start from a trained sibling: another noise level, a soft-threshold for LISTA, or fewer scales.
 
         Scales that `other` lacks stay as they are. Thresholds are taken over in proportion to the noise level, and a
         soft-threshold becomes the first one of LISTA, whose kernels start as the identity.
