@@ -10,7 +10,11 @@ SCORES = [f"{RESULTS}/scores/{job.output}" for job in PLAN.evaluations]
 
 
 def execute(notebook, page, **parameters):
-    """Command line that executes a notebook with these parameters."""
+    """Command line that executes a notebook with these parameters.
+
+    A rule keeps it in `params`, which are evaluated where the rule stands; `shell` is evaluated when the job runs, and would
+    see the loop variables of the last rule.
+    """
     given = " ".join(f"-p {name} '{value}'" for name, value in parameters.items())
     command = f"'{sys.executable}' -m invdenoise.notebooks notebooks/{notebook}.ipynb {page} {given}"
     return f"INVDENOISE_RESULTS='{PLAN.results}' {command}"
@@ -25,8 +29,10 @@ rule report:
     output:
         f"{PAGES}/report.ipynb",
         f"{RESULTS}/report.html",
+    params:
+        command=execute("report", f"{PAGES}/report.ipynb", scores="local", budget=PLAN.budget),
     shell:
-        execute("report", "{output[0]}", scores="local", budget=PLAN.budget)
+        "{params.command}"
 
 
 rule tour:
@@ -35,8 +41,10 @@ rule tour:
         PLAN.weights_files("dninn-st-s25"),
     output:
         f"{PAGES}/00_tour.ipynb",
+    params:
+        command=execute("00_tour", f"{PAGES}/00_tour.ipynb", budget=PLAN.budget),
     shell:
-        execute("00_tour", "{output}", budget=PLAN.budget)
+        "{params.command}"
 
 
 for name in plan.FIGURES:
@@ -49,8 +57,10 @@ for name in plan.FIGURES:
             SCORES,
         output:
             f"{PAGES}/{name}.ipynb",
+        params:
+            command=execute(name, f"{PAGES}/{name}.ipynb", **PLAN.figure_parameters(name)),
         shell:
-            execute(name, "{output}", **PLAN.figure_parameters(name))
+            "{params.command}"
 
 
 for job in PLAN.evaluations:
@@ -65,8 +75,10 @@ for job in PLAN.evaluations:
             f"{RESULTS}/scores/{job.output}",
             page=f"{PAGES}/evaluate/{job.output.removesuffix('.csv')}.ipynb",
         priority: job.priority
+        params:
+            command=execute("evaluate", f"{PAGES}/evaluate/{job.output.removesuffix('.csv')}.ipynb", **job.parameters),
         shell:
-            execute("evaluate", "{output.page}", **job.parameters)
+            "{params.command}"
 
 
 for name in PLAN.trainings:
@@ -82,5 +94,7 @@ for name in PLAN.trainings:
             page=f"{PAGES}/train/{name}.ipynb",
         priority: 100
         threads: 1 if PLAN.budget == "smoke" else workflow.cores
+        params:
+            command=execute("train", f"{PAGES}/train/{name}.ipynb", experiment=name, budget=PLAN.budget),
         shell:
-            "OMP_NUM_THREADS={threads} " + execute("train", "{output.page}", experiment=name, budget=PLAN.budget)
+            "OMP_NUM_THREADS={threads} {params.command}"

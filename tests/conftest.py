@@ -1,4 +1,4 @@
-"""What the tests share: results go to a temporary folder, sums are those of one thread, networks are not the identity."""
+"""What the tests share: results in a temporary folder, sums of one thread, networks that are not the identity."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_removes_noise_from_a_flat_image(method):
 
 
 def test_a_larger_sigma_smooths_more(method, noisy):
-    weak, strong = (method.denoise(noisy, sigma).diff(dim=-1).abs().mean() for sigma in (10, 40))
+    weak, strong = (method.denoise(noisy[..., :48, :48], sigma).diff().abs().mean() for sigma in (10, 40))
     assert strong < 0.8 * weak
 
 
@@ -73,7 +73,8 @@ def test_sigma_zero_returns_the_input(method, clean):
 
 
 def test_repeats_bit_for_bit(method, noisy):
-    assert torch.equal(method.denoise(noisy, SIGMA), method.denoise(noisy, SIGMA))
+    crop = noisy[..., :48, :48]
+    assert torch.equal(method.denoise(crop, SIGMA), method.denoise(crop, SIGMA))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1, 40), (8, 8), (41, 33)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 
 import pytest
@@ -18,7 +19,7 @@ SMALL = dict(num_layers=2, num_features=4)
 
 
 class Bend(Invertible):
-    """Doubles positive and halves negative details: its log-determinant depends on the state. Coarse passes untouched."""
+    """Doubles positive and halves negative details, so that its log-determinant depends on the state."""
 
     def forward(self, coarse, detail):
         return coarse, torch.where(detail > 0, 2 * detail, detail / 2)
@@ -49,17 +50,17 @@ def nested(**options) -> InvertibleSequence:
     return InvertibleSequence([LINN(2, **SMALL), inner, pair()], **options)
 
 
-# Largest error of the round trip of unit normal numbers in float32: 4 to 10 times what was measured.
+# Largest error of the round trip of unit normal numbers in float32: about five times what was measured.
 BLOCKS = {
     "haar": (UndecimatedHaar, 1e-6),
     "haar dilated": (lambda: UndecimatedHaar(4, "periodic"), 1e-6),
-    "lifting pair": (pair, 5e-6),
-    "linn": (lambda: LINN(4, **SMALL), 1e-5),
-    "linn of the paper": (LINN, 1e-5),
-    "nested sequence": (nested, 3e-5),
-    "recomputing sequence": (lambda: nested(constant_memory=True), 3e-5),
-    "dninn": (lambda: Decomposition(**SMALL), 1e-5),
-    "dninn of the paper": (Decomposition, 1e-5),
+    "lifting pair": (pair, 3e-6),
+    "linn": (lambda: LINN(4, **SMALL), 5e-5),
+    "linn of the paper": (LINN, 5e-5),
+    "nested sequence": (nested, 1e-4),
+    "recomputing sequence": (lambda: nested(constant_memory=True), 1e-4),
+    "dninn": (lambda: Decomposition(**SMALL), 2e-5),
+    "dninn of the paper": (Decomposition, 2e-5),
 }
 
 
@@ -110,13 +111,15 @@ def test_lifting_pair_follows_equations_2_and_3():
     assert torch.equal(coarse, torch.full((1, 1, 2, 2), 1.0 - 27))
 
 
-# -- log-determinants ----------------------------------------------------------------------------------------------------
+# -- log-determinants -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("build", [pair, lambda: LINN(3, **SMALL), nested, Bend], ids=["pair", "linn", "nested", "bend"])
+@pytest.mark.parametrize(
+    "build", [pair, lambda: LINN(3, **SMALL), nested, Bend], ids=["pair", "linn", "nested", "bend"]
+)
 def test_log_det_is_that_of_the_numerical_jacobian(build, randomised):
     block = randomised(build()).double()
-    state = state_of(block, torch.float64, 2, 3, batch=2)
+    state = state_of(block, torch.float64, 2, 3, batch=2, seed=4)
     log_det = block.log_det(*state)
     assert log_det.shape == (2,)
     sizes = [part[0].numel() for part in state]
@@ -136,7 +139,7 @@ def test_log_det_is_that_of_the_numerical_jacobian(build, randomised):
         assert log_det.abs().min() > 0.5 and log_det[0] != log_det[1]
 
 
-# -- constant memory -----------------------------------------------------------------------------------------------------
+# -- constant memory --------------------------------------------------------------------------------------------------
 
 
 def loss_of(outputs, weights=(1.0, 0.5)):
@@ -274,20 +277,25 @@ def test_bfloat16_autocast_trains_every_kernel(inside, randomised):
 
 
 def saved_bytes(num_pairs, constant_memory, randomised):
-    """Bytes and number of the tensors that autograd keeps for the backward pass, parameters left out."""
+    """Bytes and number of the tensors that the backward pass keeps, in autograd or in Python; parameters left out."""
     chain = randomised(LINN(num_pairs, **SMALL, constant_memory=constant_memory))
-    parameters = {p.data_ptr() for p in chain.parameters()}
     kept = {}
 
     def pack(tensor):
-        if tensor.data_ptr() not in parameters:
+        if tensor.data_ptr() not in given:
             kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     state = tuple(part.requires_grad_() for part in state_of(chain, torch.float32, 16, 16))
+    gc.collect()
+    given = {thing.data_ptr() for thing in gc.get_objects() if type(thing) in (torch.Tensor, nn.Parameter)}
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         outputs = chain(*state)
     assert outputs[0].requires_grad
+    gc.collect()
+    for thing in gc.get_objects():
+        if type(thing) is torch.Tensor:
+            pack(thing)
     return sum(kept.values()), len(kept)
 
 

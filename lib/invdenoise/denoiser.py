@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 
 import torch
@@ -105,6 +106,9 @@ def load_denoiser(name: str, **options) -> Denoiser:
 
     if name in classical.METHODS:
         return classical.load(name, **options)
+    if name not in (known := list_denoisers()):
+        near = difflib.get_close_matches(name, known) or known
+        raise ValueError(f"no denoiser {name!r}; did you mean {', '.join(near)}?")
     return weights.load_network(name, **options)
 
 

@@ -111,7 +111,10 @@ def read_scores(folder: Path | Sequence[Path] | None = None, sweeps: bool = Fals
         raise FileNotFoundError(f"no scores in {folder}; make them with `make paper`")
     tables = []
     for file in files:
-        table = pd.read_csv(file, keep_default_na=False, na_values=[""], dtype={"variant": str, "image": str})
+        try:
+            table = pd.read_csv(file, keep_default_na=False, na_values=[""], dtype={"variant": str, "image": str})
+        except ValueError as error:  # what pandas raises on an empty or broken file
+            raise ValueError(f"{file} is not a score file: {error}; delete it and run again") from None
         if missing := set(COLUMNS) - set(table.columns):
             raise ValueError(f"{file} is not a score file: column {sorted(missing)[0]!r} is missing; delete it and run again")
         tables.append(table[list(COLUMNS)])

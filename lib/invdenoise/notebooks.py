@@ -1,6 +1,6 @@
 """Executing notebooks so that a wrong parameter stops at once and a failed run never looks finished.
 
-    python -m invdenoise.notebooks notebooks/evaluate.ipynb results/notebooks/evaluate.ipynb -p method bm3d
+python -m invdenoise.notebooks notebooks/evaluate.ipynb results/notebooks/evaluate.ipynb -p method bm3d
 """
 
 from __future__ import annotations

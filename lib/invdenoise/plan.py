@@ -16,6 +16,7 @@ from invdenoise.weights import AUTHORS_DNCNN, weights_path
 TABLE_DATASETS = ("bsd68", "set12")
 TABLE_SIGMAS = (15, 25, 50)
 SWEEP_SIGMAS = noise_levels(5, 95, 5)  # LINN, Figure 5
+SWEEP_LIMIT = 17  # pictures, a quarter of BSD68: at 19 noise levels the whole set would take longer than all the rest
 SWEEP_NETWORKS = ("dninn-st-s50", "dncnn-s50", "dncnn-authors-s50")
 SWEEP_VARIANTS: dict[str, dict[str, Any]] = {"": {}, "-not-adapted": {"adapt": False}, "-exponent-1": {"exponent": 1.0}}
 
@@ -27,8 +28,10 @@ SMOKE_TRAININGS = ("dninn-st-s25", "dninn-lista-s25", "dninn-st-2scale-s25", "dn
 SMOKE_CLASSICAL = ("bm3d", "wavelet-bayes")
 
 # Rough seconds of a job per megapixel on one core, for the time left only.
-COST_PER_MEGAPIXEL = {"bm3d": 45, "nlm": 10, "wavelet-bayes": 4, "wavelet-visu": 4}
+COST_PER_MEGAPIXEL = {"bm3d": 56, "nlm": 1, "wavelet-bayes": 1, "wavelet-visu": 1}
 NETWORK_COST = {"dninn": 5, "dncnn": 7}
+MEGAPIXELS = {"bsd68": 10.5, "set12": 1.8}
+NUM_PICTURES = {"bsd68": 68, "set12": 12}
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,8 @@ class Plan:
     def figure_parameters(self, figure: str) -> dict[str, Any]:
         """Parameters of a figure's notebook."""
         if figure == "linn/fig4_detail_channels":
-            dataset = "embedded" if self.budget == "smoke" else "bsd68"
-            return {"budget": self.budget, "dataset": dataset, "method": self.fig4_method}
-        dataset = {"dataset": "embedded"} if self.budget == "smoke" and "fig5" in figure else {}
-        return {"scores": "local", **dataset}
+            return {"budget": self.budget, "dataset": "bsd68", "method": self.fig4_method}
+        return {"scores": "local"}
 
     @cached_property
     def fig4_method(self) -> str:
@@ -139,19 +140,18 @@ def make_plan(budget: str) -> Plan:
     for method in SWEEP_NETWORKS:
         for suffix, options in SWEEP_VARIANTS.items():
             if method in networks and (method.startswith("dninn") or not options):
-                evaluations.append(_evaluation(method, "bsd68", SWEEP_SIGMAS, budget, f"-sweep{suffix}", options))
+                some = {**options, "limit": SWEEP_LIMIT}
+                evaluations.append(_evaluation(method, "bsd68", SWEEP_SIGMAS, budget, f"-sweep{suffix}", some))
     return Plan(budget, results, trainings, tuple(evaluations), tuple(missing))
 
 
 def _smoke_evaluations(trainings: tuple[str, ...]) -> tuple[Evaluation, ...]:
     small = {"limit": 2}
-    jobs = [_evaluation(name, "embedded", [experiments()[name].sigma], "smoke", options=small) for name in trainings]
-    jobs += [
-        _evaluation(name, "embedded", [25.0], "smoke", options=small) for name in SMOKE_CLASSICAL if _installed(name)
-    ]
+    jobs = [_evaluation(name, "bsd68", [experiments()[name].sigma], "smoke", options=small) for name in trainings]
+    jobs += [_evaluation(name, "bsd68", [25.0], "smoke", options=small) for name in SMOKE_CLASSICAL if _installed(name)]
     for suffix, options in SWEEP_VARIANTS.items():
-        options = {**options, "limit": 1}
-        jobs.append(_evaluation("dninn-st-s50", "embedded", [5.0, 50.0, 95.0], "smoke", f"-sweep{suffix}", options))
+        few = {**options, "limit": 1}
+        jobs.append(_evaluation("dninn-st-s50", "bsd68", [5.0, 50.0, 95.0], "smoke", f"-sweep{suffix}", few))
     return tuple(jobs)
 
 
@@ -192,11 +192,8 @@ def _evaluation(
         "budget": budget, "output": output, "precision": "bfloat16" if sweep else "float32", **(options or {}),
     }  # fmt: skip
     per_megapixel = COST_PER_MEGAPIXEL.get(method) or NETWORK_COST[method.split("-")[0]]
-    if "2scale" in method:
-        per_megapixel *= 2
-    if sweep:
-        per_megapixel /= 2
-    megapixels = {"bsd68": 10.5, "set12": 1.77}.get(dataset, 0.04)
+    per_megapixel *= (2 if "2scale" in method else 1) * (0.5 if sweep else 1)
+    megapixels = MEGAPIXELS[dataset] * (parameters["limit"] or NUM_PICTURES[dataset]) / NUM_PICTURES[dataset]
     return Evaluation(method, output, parameters, 10 + per_megapixel * megapixels * len(list(sigmas)))
 
 

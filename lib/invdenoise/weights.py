@@ -50,15 +50,19 @@ def read_card(weights: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no card.
-        ValueError: the card belongs to another file: the weights were altered or truncated.
+        ValueError: the card is damaged, or belongs to another file: the weights were altered or truncated.
     """
     path = card_path(weights)
     if not path.exists():
         raise FileNotFoundError(f"{weights.name} has no card {path.name} beside it; weights without origin are not used")
-    card = json.loads(path.read_text())
-    if (found := sha256(weights)) != card["sha256"]:
+    try:
+        card = json.loads(path.read_text())
+        expected = card["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a readable card ({error!r}); restore it or train the weights again") from None
+    if (found := sha256(weights)) != expected:
         raise ValueError(
-            f"{weights} does not match its card (SHA-256 {found[:12]}, card {card['sha256'][:12]}): truncated or altered; "
+            f"{weights} does not match its card (SHA-256 {found[:12]}, card {expected[:12]}): truncated or altered; "
             f"restore it with `git checkout {weights.name}` or train it again"
         )
     return card

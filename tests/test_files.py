@@ -1,0 +1,133 @@
+"""Files are whole or not there, and one run writes at a time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from invdenoise import files, paths
+from invdenoise.files import atomic, exclusive, sha256
+
+
+def test_the_file_appears_whole_and_with_the_usual_permissions(tmp_path):
+    path = tmp_path / "new" / "folder" / "file.txt"
+    mask = os.umask(0o027)
+    try:
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            assert temporary.parent == path.parent and temporary.suffix == ".txt"
+            assert not path.exists()
+            temporary.write_text("whole")
+    finally:
+        os.umask(mask)
+    assert path.read_text() == "whole" and list(path.parent.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("error", [ValueError("a mistake"), KeyboardInterrupt(), OSError(errno.EIO, "bad disk")])
+def test_an_error_in_the_block_keeps_the_old_file(error, tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(type(error)):
+        with atomic(path) as temporary:
+            temporary.write_text("new and not finished")
+            raise error
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(
+        OSError, match=r"could not write .*file.txt: No space left on device.*INVDENOISE_RESULTS"
+    ) as found:
+        with atomic(path) as temporary:
+            temporary.write_text("as much as fits")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert found.value.errno == errno.ENOSPC
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_write_that_the_system_refuses_is_one_clear_error(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(OSError, match="could not write .*No space left on device"):
+        with atomic(path), open("/dev/full", "w") as full:
+            full.write("x" * 100_000)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("refused", ["mkstemp", "mkdir", "replace"])
+def test_a_folder_that_cannot_be_written_is_one_clear_error(refused, tmp_path, monkeypatch):
+    """Simulated, because permissions do not hold back a superuser."""
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    place = {"mkstemp": files.tempfile, "mkdir": Path, "replace": files.os}[refused]
+    with monkeypatch.context() as patch:
+        patch.setattr(place, refused, refuse)
+        with pytest.raises(PermissionError, match=r"could not write .*file.txt: Permission denied.*INVDENOISE_RESULTS"):
+            with atomic(path) as temporary:
+                temporary.write_text("new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OSError, match="could not write .*lock.*INVDENOISE_RESULTS"):
+        with exclusive(tmp_path / "file" / "lock", "training"):
+            pass
+
+
+def test_a_lock_is_free_again_after_the_block_and_after_an_error(tmp_path):
+    lock = tmp_path / "run" / "lock"
+    with pytest.raises(KeyError):
+        with exclusive(lock, "training"):
+            raise KeyError
+    with exclusive(lock, "training"):
+        with pytest.raises(RuntimeError, match=rf"training is already running \(process {os.getpid()}\); wait for it"):
+            with exclusive(lock, "training"):
+                pass
+    with exclusive(lock, "training"):
+        pass
+
+
+def test_a_lock_of_another_process_holds_until_it_is_killed(tmp_path):
+    lock = tmp_path / "lock"
+    code = f"""
+import time, pathlib
+from invdenoise.files import exclusive
+with exclusive(pathlib.Path({str(lock)!r}), "training"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(paths.ROOT / "lib")}
+    holder = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RuntimeError, match=rf"the run is already running \(process {holder.pid}\)"):
+            with exclusive(lock, "the run"):
+                pass
+        assert lock.read_text() == str(holder.pid)  # being refused leaves the note of the holder
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+    with exclusive(lock, "the run"):
+        assert lock.read_text() == str(os.getpid())
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc" * 100_000)
+    assert sha256(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()

@@ -1,0 +1,185 @@
+"""The plan: every job of every budget can be started, and what is left out is said."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from invdenoise import datasets, paths, plan
+from invdenoise.classical import METHODS
+from invdenoise.datasets import DataUnavailable
+from invdenoise.experiments import experiments
+from invdenoise.notebooks import known_parameters
+from invdenoise.plan import make_plan
+from invdenoise.weights import AUTHORS_DNCNN
+
+BUDGETS = ("released", "smoke", "laptop", "paper")
+
+
+@pytest.fixture(autouse=True)
+def release(monkeypatch, tmp_path):
+    """A release with weights of two networks; everything is installed, and the authors' weights can be had."""
+    for name in ("dninn-st-s25", "dninn-st-s50"):
+        (tmp_path / f"{name}.safetensors").touch()
+    monkeypatch.setattr(paths, "RELEASED_WEIGHTS", tmp_path)
+    monkeypatch.setattr(datasets, "fetch", lambda *wanted: tmp_path)
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: "installed")
+    return tmp_path
+
+
+def methods(found: plan.Plan) -> set[str]:
+    return {job.method for job in found.evaluations}
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_notebooks_know_every_parameter_they_are_given(budget):
+    found = make_plan(budget)
+    known = set(known_parameters(paths.NOTEBOOKS / "evaluate.ipynb"))
+    assert found.evaluations
+    for job in found.evaluations:
+        assert set(job.parameters) <= known
+    for figure in plan.FIGURES:
+        assert set(found.figure_parameters(figure)) <= set(known_parameters(paths.NOTEBOOKS / f"{figure}.ipynb"))
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_no_two_jobs_write_the_same_file_or_share_a_name(budget):
+    jobs = make_plan(budget).evaluations
+    assert len({job.output for job in jobs}) == len({job.rule for job in jobs}) == len(jobs)
+    assert all(job.output == job.parameters["output"] for job in jobs)
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_results_of_one_budget_stay_out_of_the_others(budget, results):
+    found = make_plan(budget)
+    assert found.results == (results if budget == "released" else results / budget)
+    networks = [job.method for job in found.evaluations if job.method in experiments()]
+    where = paths.RELEASED_WEIGHTS if budget == "released" else found.results
+    for name in networks:
+        (weights,) = found.weights_files(name)
+        assert weights.startswith(str(where)) and name in weights
+    assert found.weights_files("bm3d") == found.weights_files("dncnn-authors-s25") == []
+
+
+@pytest.mark.parametrize("budget", ["laptop", "paper"])
+def test_a_full_run_trains_every_network_and_evaluates_it_on_every_picture_of_the_tables(budget):
+    found = make_plan(budget)
+    assert set(found.trainings) == set(experiments())
+    tables = {
+        (job.method, job.parameters["dataset"], job.parameters["sigmas"])
+        for job in found.evaluations
+        if job.parameters["limit"] == 0
+    }
+    levels = {name: f"{experiment.sigma:g}" for name, experiment in experiments().items()}
+    levels |= {name: str(sigma) for name, sigma in AUTHORS_DNCNN.items()} | dict.fromkeys(METHODS, "15,25,50")
+    assert tables == {(name, dataset, level) for name, level in levels.items() for dataset in ("bsd68", "set12")}
+    assert all("-sweep" in job.output for job in found.evaluations if job.parameters["limit"])
+
+
+def test_sweeps_cover_figure_5_with_and_without_adapted_thresholds():
+    jobs = {job.output: job.parameters for job in make_plan("laptop").evaluations if "-sweep" in job.output}
+    own = {suffix: jobs.pop(f"dninn-st-s50/bsd68-sweep{suffix}.csv") for suffix in ("", "-not-adapted", "-exponent-1")}
+    assert list(jobs) == ["dncnn-s50/bsd68-sweep.csv", "dncnn-authors-s50/bsd68-sweep.csv"]  # have no thresholds
+    for parameters in (*own.values(), *jobs.values()):
+        assert parameters["sigmas"] == ",".join(str(sigma) for sigma in range(5, 100, 5))
+    assert "adapt" not in own[""] and own["-not-adapted"]["adapt"] is False and own["-exponent-1"]["exponent"] == 1
+
+
+def test_a_smoke_run_has_a_network_of_each_kind_and_few_pictures(monkeypatch):
+    monkeypatch.delattr(datasets, "fetch")  # nothing is asked for beforehand
+    found = make_plan("smoke")
+    assert all(0 < job.parameters["limit"] <= 2 for job in found.evaluations)
+    kinds = {(experiments()[name].options.get("shrinkage"), experiments()[name].options.get("num_scales", 1))
+             for name in found.trainings}  # fmt: skip
+    assert kinds >= {("soft", 1), ("lista", 1), ("soft", 2)}
+    assert methods(found) == set(found.trainings) | set(plan.SMOKE_CLASSICAL)
+    assert found.fig4_method == "dninn-lista-s50"
+
+
+# --- order ---
+
+
+def test_a_warm_training_waits_for_the_weights_it_starts_from():
+    found = make_plan("laptop")
+    waits = {name: found.start_files(name) for name in found.trainings}
+    assert waits["dninn-st-s25"] == []
+    assert waits["dninn-lista-2scale-s15"] == found.weights_files("dninn-lista-s15")
+    for name, files in waits.items():
+        start = experiments()[name].recipe("laptop").start
+        assert files == (found.weights_files(start) if start else [])
+    assert not any(make_plan(budget).start_files(name) for budget in ("smoke", "paper") for name in found.trainings)
+
+
+def test_long_jobs_start_first():
+    jobs = {job.output: job for job in make_plan("laptop").evaluations}
+    assert jobs["bm3d/bsd68.csv"].priority > jobs["dninn-st-s25/set12.csv"].priority
+    assert jobs["dninn-st-2scale-s25/bsd68.csv"].cost > jobs["dninn-st-s25/bsd68.csv"].cost
+    assert all(job.priority < 100 for job in jobs.values())  # training comes first
+
+
+def test_the_graph_waits_for_what_the_plan_says(tmp_path):
+    nowhere = {"DATA_MIRROR": str(tmp_path), "INVDENOISE_CACHE": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
+    environment = os.environ | nowhere | {"PYTHONPATH": str(paths.ROOT / "lib")}
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile", "--config", "budget=laptop"]
+    shown = subprocess.run(
+        [*command, "--cores", "1", "--nolock", "--dry-run"],
+        cwd=paths.ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stdout
+    waits = dict(re.findall(r"^(?:local)?rule (\S+):\n    input: (.*)$", shown.stdout, re.MULTILINE))
+    found = make_plan("laptop")
+    for name in found.trainings:
+        assert set(waits[f"train_{name}"].split(", ")) == {"notebooks/train.ipynb", *found.start_files(name)}
+    ours = [job for job in found.evaluations if job.method not in AUTHORS_DNCNN]
+    for job in ours:
+        needed = {"notebooks/evaluate.ipynb", *found.weights_files(job.method)}
+        assert set(waits[job.rule].split(", ")) == needed
+    scores = {str(found.results / "scores" / job.output) for job in ours}
+    for figure in plan.FIGURES:
+        assert set(waits[figure.replace("/", "_")].split(", ")) == scores | {f"notebooks/{figure}.ipynb"}
+    assert scores < set(waits["report"].split(", "))
+
+
+# --- what is left out ---
+
+
+def test_networks_without_released_weights_are_left_out_by_name():
+    found = make_plan("released")
+    assert methods(found) & experiments().keys() == {"dninn-st-s25", "dninn-st-s50"}
+    without = [line for line in found.missing if line.endswith(": no released weights")]
+    assert [line.partition(":")[0] for line in without] == [n for n in experiments() if n not in methods(found)]
+    assert found.fig4_method == "dninn-st-s50"
+    assert not [job for job in found.evaluations if job.output.startswith("dncnn-s50")]  # no sweep of what is not there
+
+
+def test_figure_4_shows_the_network_of_the_paper_where_there_is_one(release):
+    (release / "dninn-lista-s50.safetensors").touch()
+    assert make_plan("released").figure_parameters("linn/fig4_detail_channels")["method"] == "dninn-lista-s50"
+
+
+def test_without_its_package_bm3d_is_left_out(monkeypatch):
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
+    for budget in BUDGETS:
+        assert "bm3d" not in methods(make_plan(budget)) and "wavelet-bayes" in methods(make_plan(budget))
+    assert "bm3d: package not installed" in make_plan("released").missing
+
+
+def test_without_network_the_authors_weights_are_left_out(monkeypatch):
+    assert methods(make_plan("released")) > set(AUTHORS_DNCNN)
+
+    def out_of_reach(*wanted):
+        raise DataUnavailable("no network")
+
+    monkeypatch.setattr(datasets, "fetch", out_of_reach)
+    found = make_plan("released")
+    assert not methods(found) & set(AUTHORS_DNCNN)
+    assert set(found.missing) >= {f"{name}: the authors' weights could not be reached" for name in AUTHORS_DNCNN}
+
+
+def test_an_unknown_budget_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="no budget 'papper'; known: released, smoke, laptop, paper"):
+        make_plan("papper")

@@ -1,0 +1,151 @@
+"""Releasing: all or nothing, never stand-ins, and a README that says what was released."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from test_report import write_run
+
+from invdenoise import paths, release, report
+
+TEXT = "# Title\n\n<!-- table1 -->\nold numbers\n<!-- end -->\n\nBetween | them\n\n<!-- bench -->\n<!-- end -->\nend"
+
+
+def write_local(folder: Path, **kind) -> None:
+    """A finished local run."""
+    write_run(folder, **kind)
+    (folder / "report.html").write_text('<p><a href="notebooks/linn/one.html">one</a> <a href="#top">top</a></p>')
+    (folder / "figures" / "one.svg").write_text("<svg/>")
+    (folder / "figures" / ".half-written.png").touch()
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch) -> Path:
+    """A checkout with an older release; its `results` folder."""
+    results = tmp_path / "results"
+    monkeypatch.setenv("INVDENOISE_RESULTS", str(results))
+    monkeypatch.setattr(paths, "RELEASED", results / "released")
+    monkeypatch.setattr(release, "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text(TEXT)
+    (results / "released" / "scores" / "gone").mkdir(parents=True)
+    (results / "released" / "scores" / "gone" / "bsd68.csv").write_text("of a network that is no more")
+    (results / "released" / "report.html").write_text("older")
+    return results
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_release_replaces_the_older_one_whole(site):
+    write_local(site)
+    assert release.main([]) == 0
+    scores = {f"scores/{name}" for name in contents(site / "scores")}
+    found = contents(site / "released")
+    assert found.keys() == scores | {"figures/one.png", "bench.csv", "report.html"}
+    assert all(found[name] == (site / name).read_bytes() for name in scores | {"figures/one.png", "bench.csv"})
+    assert {path.name for path in site.iterdir()} == {
+        "released", "scores", "figures", "notebooks", "bench.csv", "report.html"
+    }  # fmt: skip
+
+
+def test_a_released_page_links_only_to_what_is_released(site):
+    write_local(site)
+    assert release.main([]) == 0
+    assert (site / "released" / "report.html").read_text() == '<p>one <a href="#top">top</a></p>'
+
+
+def test_the_readme_is_made_from_what_was_released(site):
+    write_local(site)
+    assert release.main([]) == 0
+    made = release.README.read_text()
+    assert report.markdown_table(report.read_results(site / "released")) in made
+    assert "| training step | DnINN, eager | 81.2 patches/s | 1.70 × DnCNN | at least 1.8: missed |" in made
+    assert "| training step | DnCNN, eager | 81.2 patches/s |  |  |" in made
+    assert "old numbers" not in made
+
+
+def test_measurements_stay_when_they_were_not_taken_again(site):
+    write_local(site)
+    assert release.main([]) == 0
+    measured = (site / "bench.csv").read_bytes()
+    (site / "bench.csv").unlink()
+    assert release.main([]) == 0
+    assert (site / "released" / "bench.csv").read_bytes() == measured
+
+
+# --- what is refused, and what a failure leaves ---
+
+
+def test_stand_ins_are_not_released(site, capsys):
+    write_local(site, dataset="embedded")
+    before = contents(site / "released")
+    assert release.main([]) == 1
+    assert capsys.readouterr().err.startswith("error: these scores are of the embedded pictures; run `make data`")
+    assert contents(site / "released") == before and release.README.read_text() == TEXT
+
+
+def test_a_run_without_report_is_not_released(site):
+    write_local(site)
+    (site / "report.html").unlink()
+    before = contents(site / "released")
+    with pytest.raises(RuntimeError, match=r"no .*report\.html; run `make paper` first"):
+        release.release()
+    assert contents(site / "released") == before
+
+
+@pytest.mark.parametrize("broken", ["copytree", "rename"])
+def test_a_failure_midway_keeps_the_older_release_and_leaves_nothing_behind(site, monkeypatch, broken):
+    write_local(site)
+    before = contents(site)
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    if broken == "copytree":
+        monkeypatch.setattr(shutil, "copytree", full)
+    else:
+        rename = Path.rename
+        monkeypatch.setattr(Path, "rename", lambda path, to: full() if path.name == "fresh" else rename(path, to))
+    assert release.main([]) == 1
+    assert contents(site) == before and release.README.read_text() == TEXT
+
+
+# --- README ---
+
+
+def test_only_what_stands_between_the_markers_changes(site):
+    write_local(site)
+    release.release()
+    made = release.readme_text(TEXT)
+    empty = re.compile(r"(<!-- \w+ -->\n).*?(<!-- end -->)", re.DOTALL)
+    assert empty.sub(r"\1\2", made) == empty.sub(r"\1\2", TEXT)
+    assert made.index("DnINN-ST") < made.index("Between | them") < made.index("training step")
+    assert release.readme_text(made) == made
+
+
+@pytest.mark.parametrize("name", ["table1", "bench"])
+def test_a_readme_without_a_place_for_a_table_is_refused(site, name):
+    write_local(site)
+    release.release()
+    with pytest.raises(ValueError, match=f"no place for {name}: <!-- {name} --> ... <!-- end -->"):
+        release.readme_text(TEXT.replace(f"<!-- {name} -->", ""))
+
+
+def test_refreshing_the_readme_leaves_the_release_alone(site):
+    write_local(site)
+    release.release()
+    before = contents(site)
+    assert release.main(["--readme"]) == 0
+    assert contents(site) == before
+    assert release.README.read_text() == release.readme_text(TEXT)
+
+
+@pytest.mark.skipif(not paths.RELEASED.exists(), reason="nothing released yet: make release")
+def test_the_readme_of_this_checkout_is_up_to_date():
+    text = release.README.read_text()
+    assert release.readme_text(text) == text, "run `make readme`"

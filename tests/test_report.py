@@ -1,0 +1,286 @@
+"""The report on scores made up to known verdicts: its tables, its page, and the README's table."""
+
+from __future__ import annotations
+
+import base64
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from invdenoise import paths, report
+from invdenoise.datasets import describe
+from invdenoise.evaluation import COLUMNS, write_scores
+from invdenoise.published import load_published, published_value
+
+# Distance from the number printed in Table I by noise level; what is not here was not run.
+DISTANCES = {
+    "bm3d": {15: 0.0, 25: 0.0, 50: 0.0},
+    "dncnn": {25: -0.1},
+    "dncnn-authors": {15: 0.0, 25: 0.0, 50: 0.0},
+    "dninn-st": {15: -0.1, 25: -0.04, 50: 0.06},
+    "dninn-lista": {25: -0.5},
+}
+BUDGETS = {"bm3d": "none", "dncnn-authors": "authors"}
+COUNTS = {"reproduced": 7, "close": 2, "exceeded": 1, "smaller budget": 1, "not run": 17}
+ROWS = ["BM3D", "WNNM", "EPLL", "TNRD", "DnCNN", "DnCNN (authors' weights)"]
+ROWS += ["DnINN-ST", "DnINN-LISTA", "DnINN-ST, 2 scales", "DnINN-LISTA, 2 scales"]
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+
+
+def write_run(folder: Path, dataset: str = "bsd68") -> Path:
+    """Score files as an evaluation on BSD68 writes them, on the pictures of `dataset`; a benchmark, and a figure."""
+    usual = dict.fromkeys(COLUMNS, "") | {
+        "dataset": dataset, "requested": "bsd68", "seed": 0, "seconds": 0.5, "megapixels": 0.15, "ssim": 0.9,
+        "num_parameters": 1, "device": "cpu", "version": "1", "commit": "abc", "psnr_rounded": 1, "psnr_noisy": 1,
+    }  # fmt: skip
+    num_images = describe("bsd68").num_files if dataset == "bsd68" else 6
+    for family, distances in DISTANCES.items():
+        for sigma, distance in distances.items():
+            mean = published_value("linn", "Table I", family.removesuffix("-authors"), sigma=sigma) + distance
+            method = family if family == "bm3d" else f"{family}-s{sigma}"
+            own = {"method": method, "sigma_test": sigma, "budget": BUDGETS.get(family, "laptop")}
+            rows = [
+                usual | own | {"image": f"{index:03d}", "psnr": mean + (0.5 if index % 2 else -0.5)}
+                for index in range(num_images)
+            ]
+            write_scores(pd.DataFrame(rows, columns=COLUMNS), folder / "scores" / method / f"bsd68-{sigma}.csv")
+    bench = {"quantity": "training step", "subject": "DnINN", "setting": "eager", "value": 81.234, "unit": "patches/s"}
+    bench |= {"reference": "DnCNN", "ratio": 1.7, "target": "at least 1.8", "met": False, "hardware": "two cores"}
+    reference = bench | {"subject": "DnCNN", "reference": None, "ratio": None, "target": None, "met": None}
+    pd.DataFrame([bench, reference]).to_csv(folder / "bench.csv", index=False)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "one.png").write_bytes(PICTURE)
+    (folder / "notebooks" / "linn").mkdir(parents=True)
+    (folder / "notebooks" / "linn" / "one.html").write_text("executed")
+    return folder
+
+
+class Page(HTMLParser):
+    """A page taken apart; AssertionError when a tag is not closed in its turn."""
+
+    VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.text, self.open, self.parents, self.attributes, self.tables = text, [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.attributes += [(tag, key, value or "") for key, value in attributes]
+        if tag == "table":
+            self.parents.append(self.open[-1])
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag not in self.VOID:
+            self.open.append((tag, dict(attributes).get("class")))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1][0] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if any(tag in ("td", "th") for tag, _ in self.open):
+            self.tables[-1][-1][-1] += data
+
+    def values(self, key: str) -> list[str]:
+        """Of an attribute, wherever it stands."""
+        return [value for _, name, value in self.attributes if name == key]
+
+    def row(self, name: str, table: int = 0) -> list[str]:
+        """Cells after the name."""
+        (found,) = [cells[1:] for cells in self.tables[table] if cells[:1] == [name]]
+        return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def weights(tmp_path_factory):
+    """One released card."""
+    folder = tmp_path_factory.mktemp("weights")
+    card = {
+        "experiment": "dninn-st-s25",
+        "budget": "laptop",
+        "num_parameters": 134659,
+        "steps": 7500,
+        "patches": 240000,
+    }
+    card |= {
+        "seconds": 5400.0,
+        "recipe": {"optimizer": "muon"},
+        "started_from": None,
+        "validation_psnr": None,
+        "sigma": 25,
+    }
+    (folder / "dninn-st-s25.json").write_text(json.dumps(card))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "RELEASED_WEIGHTS", folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory) -> report.Results:
+    return report.read_results(write_run(tmp_path_factory.mktemp("local")))
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory) -> report.Results:
+    return report.read_results(write_run(tmp_path_factory.mktemp("stand-in"), "embedded"))
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """A function that writes the report of a run into its folder and takes it apart."""
+
+    def write(results: report.Results, released: report.Results | None = None, budget: str = "released") -> Page:
+        monkeypatch.setenv("INVDENOISE_RESULTS", str(results.folder))
+        figures = [("one.png", "The <first> figure", "notebooks/linn/one.html"), ("two.png", "Not drawn", "")]
+        return Page(report.write_report(results, released, budget, figures).read_text())
+
+    return write
+
+
+# --- tables ---
+
+
+def test_table_1_has_the_rows_of_the_paper_in_its_order(local):
+    table = report.table1(local)
+    assert list(table["name"]) == ROWS
+    printed = load_published("linn").query("place == 'Table I' and metric == 'psnr'")
+    assert list(table["method"].unique()) == list(printed["method"].unique())
+    for sigma, numbers in printed.groupby("sigma"):
+        own = table.drop_duplicates("method").set_index("method")[f"published_{sigma:g}"]
+        assert own.to_dict() == dict(zip(numbers["method"], numbers["value"], strict=True))
+
+
+def test_a_method_run_at_some_noise_levels_keeps_one_row(local):
+    table = report.table1(local).set_index("name")
+    assert table.filter(like="published_").notna().all(axis=None)
+    for name, verdicts in {
+        "DnINN-ST": ("close", "reproduced", "exceeded"),
+        "DnINN-LISTA": ("not run", "smaller budget", "not run"),
+        "DnCNN": ("not run", "close", "not run"),
+        "DnCNN (authors' weights)": ("reproduced",) * 3,
+        "WNNM": ("not run",) * 3,
+    }.items():
+        assert tuple(table.loc[name, [f"verdict_{sigma}" for sigma in (15, 25, 50)]]) == verdicts
+    assert table.loc["DnINN-LISTA", "ours_25"] == pytest.approx(29.09 - 0.5, abs=1e-4)
+    assert table.loc["DnINN-LISTA", "difference_25"] == pytest.approx(-0.5, abs=1e-4)
+    assert table.loc["DnINN-LISTA", ["ours_15", "difference_15"]].isna().all()
+
+
+def test_verdicts_are_counted(local):
+    assert report.verdict_counts(local) == COUNTS
+
+
+def test_coverage_counts_a_printed_number_once_however_many_results_stand_beside(local, stand_in):
+    def done(results):
+        table = report.done_and_left(results).set_index(["paper", "place"])
+        return table.loc[("linn", "Table I"), "done"]
+
+    # PSNR: 3 of BM3D, 3 of DnCNN, 3 of DnINN-ST, 1 of DnINN-LISTA; sizes of the last three.
+    assert done(local) == 13
+    assert done(stand_in) == 0
+
+
+def test_a_folder_without_scores_names_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make paper"):
+        report.read_results(tmp_path)
+
+
+# --- page ---
+
+
+def test_page_shows_published_ours_difference_and_verdict(local, page):
+    shown = page(local)
+    low, middle, high = ["31.58", "31.48", "-0.10", "close"], ["29.08", "29.04", "-0.04"], ["26.14", "26.20", "+0.06"]
+    assert shown.row("DnINN-ST") == [*low, *middle, "reproduced", *high, "exceeded"]
+    assert shown.row("WNNM") == ["31.37", "–", "", "not run", "28.83", "–", "", "not run", "25.87", "–", "", "not run"]
+    assert [cells[0] for cells in shown.tables[0][2:]] == ROWS
+    text = " ".join(shown.text.split())
+    for verdict, number in COUNTS.items():
+        assert f'<span class="verdict {verdict.replace(" ", "-")}">{verdict}</span> {number}' in text
+    assert "notice" not in shown.values("class")
+
+
+def test_page_needs_no_network_and_no_other_picture(local, page):
+    shown = page(local)
+    assert "http" not in shown.text.replace("http://www.w3.org", "")
+    assert not {"@import", "url("} & set(shown.text.split())
+    (source,) = shown.values("src")
+    assert source.startswith("data:image/png;base64,")
+    assert base64.b64decode(source.partition(",")[2]) == PICTURE
+    links = shown.values("href")
+    assert links == ["notebooks/linn/one.html"] * 2  # from the figure, and from the list
+    assert all((local.folder / link).exists() for link in links)
+
+
+def test_page_reads_on_a_phone(local, page):
+    shown = page(local)
+    assert ("meta", "content", "width=device-width, initial-scale=1") in shown.attributes
+    assert set(shown.parents) == {("div", "wide")}  # tables scroll, the page does not
+    assert ".wide { overflow-x: auto; }" in shown.text and "img { max-width: 100%" in shown.text
+
+
+def test_page_escapes_what_it_is_given(local, page):
+    shown = page(local)
+    assert shown.values("alt") == ["The <first> figure"]
+
+
+def test_page_tells_speed_training_and_what_is_left(local, page):
+    shown = page(local)
+    (bench,) = [table for table in shown.tables if table[0][0] == "quantity"]
+    assert bench[1] == ["training step", "DnINN", "eager", "81.2 patches/s", "1.70 × DnCNN", "at least 1.8: missed"]
+    assert bench[2][3:] == ["81.2 patches/s", "", ""]
+    (cards,) = [table for table in shown.tables if table[0][0] == "experiment"]
+    assert cards[1] == ["dninn-st-s25", "laptop", "134,659", "7,500", "240,000", "90", "muon", "–", "–"]
+    left = report.done_and_left(local)
+    assert f"<p>{left['done'].sum()} of {left['published'].sum()} published numbers" in shown.text
+
+
+def test_stand_ins_are_announced_above_all_numbers_with_the_released_ones_beside(local, stand_in, page):
+    shown = page(stand_in, local)
+    banner = shown.text.index("These are not the papers' pictures")
+    assert shown.values("class").count("notice") == 1
+    assert banner < shown.text.index("<table") and banner < shown.text.index("<h2")
+    assert shown.row("DnINN-ST", table=0) == page(local).row("DnINN-ST")
+    assert shown.row("DnINN-ST", table=1)[:4] == ["31.58", "31.48", "", "data not available"]
+    assert shown.text.index("The released run:") < shown.text.index("This run, where no verdict is possible")
+
+
+def test_stand_ins_before_any_release_stand_alone(stand_in, page):
+    shown = page(stand_in)
+    assert "These are not the papers' pictures" in shown.text and "The released run:" not in shown.text
+    assert "data not available" in shown.row("DnINN-ST", table=0)
+
+
+def test_a_smoke_run_says_that_no_number_is_a_result(local, page):
+    assert "No number here is a result" in page(local, budget="smoke").text
+    assert "No number here is a result" not in page(local, budget="laptop").text
+
+
+# --- README ---
+
+
+def test_markdown_table_holds_the_computed_numbers(local):
+    head, rule, *lines = report.markdown_table(local).splitlines()
+    assert head.count("|") == rule.count("|") == 5
+    cells = {line.split(" | ")[0].removeprefix("| "): line.removesuffix(" |").split(" | ")[1:] for line in lines}
+    assert list(cells) == ROWS
+    for row in report.table1(local).to_dict("records"):
+        for cell, sigma in zip(cells[row["name"]], (15, 25, 50), strict=True):
+            ours = "" if pd.isna(row[f"ours_{sigma}"]) else f" / **{row[f'ours_{sigma}']:.2f}**"
+            assert cell == f"{row[f'published_{sigma}']:.2f}{ours} {row[f'verdict_{sigma}']}"
+    assert cells["DnINN-ST"] == [
+        "31.58 / **31.48** close",
+        "29.08 / **29.04** reproduced",
+        "26.14 / **26.20** exceeded",
+    ]

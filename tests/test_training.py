@@ -1,0 +1,497 @@
+"""Training: the same weights however often it is interrupted, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from invdenoise import datasets, paths, training
+from invdenoise.datasets import Picture, PictureSet
+from invdenoise.experiments import experiment
+from invdenoise.files import exclusive
+from invdenoise.metrics import psnr
+from invdenoise.models import DenoisingNetwork
+from invdenoise.noise import awgn, noise_generator
+from invdenoise.training import schedule_factor, train
+from invdenoise.weights import load_network
+
+DEFAULTS = {
+    "data": "embedded-train", "batch_size": 4, "patch_size": 16, "sampling": "random", "augment": True, "seed": 0,
+    "optimizer": "muon", "lr": 3e-3, "adam_ratio": 0.5, "schedule": "onecycle", "warmup": 3, "final": 0.01,
+    "clip": 0.05, "ema": 0.8, "precision": "float32", "compile": False, "validation": 1, "validate_every": 8,
+    "checkpoint_every": 5,
+}  # fmt: skip
+TINY = {"num_pairs": 2, "num_layers": 2, "num_features": 4}
+
+CHILD = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from invdenoise import paths, training
+from invdenoise.patches import PatchSampler
+
+paths.EXPERIMENTS = Path(sys.argv[1])
+batch, save, saved = PatchSampler.batch, torch.save, 0
+
+def slow_batch(self, step):
+    time.sleep(0.05)
+    return batch(self, step)
+
+def die_in_the_middle(state, path):
+    global saved
+    saved += 1
+    save(state, path)
+    if saved == 2:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[2] == "slowly":
+    PatchSampler.batch = slow_batch
+if sys.argv[2] == "die":
+    torch.save = die_in_the_middle
+code = training.main(sys.argv[3:])
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def declare(tmp_path, monkeypatch):
+    """A function that writes an `experiments.yaml` with small runs "a" and "b", the second starting from the first."""
+
+    def write(options=TINY, sigma=25, **settings):
+        recipe = {"smoke": {"steps": 24}, "laptop": {"steps": 24}, "paper": {"steps": 24}}
+        entry = {"paper": "linn", "model": "DnINN", "sigma": sigma, "recipe": "tiny", "options": options}
+        experiments = {"a": entry, "b": {**entry, "sigma": 50, "start": "a"}}
+        tree = {"defaults": {**DEFAULTS, **settings}, "recipes": {"tiny": recipe}, "experiments": experiments}
+        if "epochs" in settings:
+            tree["recipes"]["tiny"] = {budget: {} for budget in recipe}
+        path = tmp_path / f"experiments-{len(list(tmp_path.glob('*.yaml')))}.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        monkeypatch.setattr(paths, "EXPERIMENTS", path)
+        return path
+
+    monkeypatch.setenv("INVDENOISE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(paths, "RELEASED_WEIGHTS", tmp_path / "released")
+    return write
+
+
+def quietly(name="a", budget="smoke", **options):
+    return train(name, budget, report=None, **options)
+
+
+def same_curve(ours, theirs):
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        for key in set(one) - {"seconds"}:
+            assert one[key] == other[key] or (math.isnan(one[key]) and math.isnan(other[key])), key
+
+
+def same_weights(ours, theirs):
+    one, other = load_file(ours.weights), load_file(theirs.weights)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def trained_at_all(run):
+    """Largest change of a weight since the start, where kernels at the end of each network are zero."""
+    return max(value.abs().max() for key, value in load_file(run.weights).items() if key.endswith("predict.4.weight"))
+
+
+class Clock:
+    """Seconds that pass only when someone looks."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 1
+        return self.now
+
+
+# -- interrupted runs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {
+            "sampling": "grid",
+            "augment": False,
+            "optimizer": "adam",
+            "schedule": "steps",
+            "milestones": [1],
+            "gamma": 0.1,
+        },
+        {"precision": "bfloat16", "ema": 0},
+    ],
+    ids=["muon", "adam on the grid", "bfloat16"],
+)
+def test_a_run_within_time_limits_ends_as_one_without(settings, declare, tmp_path, monkeypatch):
+    declare(**settings)
+    whole = quietly(folder=tmp_path / "whole")
+    assert whole.finished and whole.step == 24 and trained_at_all(whole) > 1e-3
+    monkeypatch.setattr(training, "time", Clock())
+    stops = []
+    while not stops or stops[-1] < 24:
+        stops.append(quietly(folder=tmp_path / "parts", minutes=0.25).step)
+        assert (tmp_path / "parts" / "weights.safetensors").exists() == (stops[-1] == 24)
+    assert len(stops) > 2 and any(stop % DEFAULTS["checkpoint_every"] for stop in stops[:-1])
+    parts = quietly(folder=tmp_path / "parts")  # once more: there is nothing left to do
+    same_weights(parts, whole)
+    same_curve(parts.curve, whole.curve)
+
+
+def child(path, mode, *arguments, launcher=()):
+    """A training process on the experiments of `path`."""
+    script = path.with_name("child.py")
+    script.write_text(CHILD)
+    environment = {**os.environ, "PYTHONPATH": str(paths.ROOT / "lib")}
+    command = [sys.executable, *launcher, str(script), str(path), mode, *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_as_one_that_was_not(declare, tmp_path):
+    path = declare()
+    whole = quietly(folder=tmp_path / "whole")
+    folder = paths.runs_dir() / "a" / "smoke"
+
+    process = child(path, "slowly", "a", "--budget", "smoke")  # killed at whatever it is doing
+    waited = time.monotonic()
+    while not (folder / "curve.csv").exists():
+        assert process.poll() is None and time.monotonic() - waited < 300
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    first = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < first < 24 and not (folder / "weights.safetensors").exists()
+
+    process = child(path, "die", "a", "--budget", "smoke")  # killed half way through writing a checkpoint
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    second = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
+    assert second == first + DEFAULTS["checkpoint_every"]
+
+    resumed = quietly()
+    assert resumed.folder == folder
+    same_weights(resumed, whole)
+    same_curve(resumed.curve, whole.curve)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(declare, tmp_path):
+    path = declare()
+    one = quietly(folder=tmp_path / "one")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    process = child(path, "plainly", "a", "--budget", "smoke", "--minutes", "30", launcher=launcher)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    folder = paths.runs_dir() / "a" / "smoke"
+    ours, theirs = load_file(folder / "weights.safetensors"), load_file(one.weights)
+    for key in theirs:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=1e-6)
+    card = json.loads((folder / "weights.json").read_text())
+    assert (card["steps"], card["patches"]) == (24, 96)
+
+
+def test_batches_must_divide_among_the_processes(declare, tmp_path):
+    declare()
+    spec, accelerator = experiment("a"), SimpleNamespace(num_processes=3)
+    with pytest.raises(ValueError, match="batch_size is 4, not a multiple of 3 processes"):
+        training._Trainer(spec, "smoke", spec.recipe("smoke"), tmp_path, accelerator, None)
+
+
+def test_processes_stop_together(declare, tmp_path):
+    """A process that has time left stops with one that has none, or it would wait for the other for ever."""
+    declare()
+    trainer = trainer_of("a")
+    votes = []
+    trainer.accelerator = SimpleNamespace(
+        num_processes=2, device="cpu", reduce=lambda tensor, how: votes.append(tensor.item()) or tensor / 2
+    )
+    assert not trainer._time_left(math.inf) and votes == [1]
+    trainer.accelerator.reduce = lambda tensor, how: tensor
+    assert trainer._time_left(math.inf) and not trainer._time_left(0)
+
+
+def trainer_of(name, budget="smoke"):
+    spec = experiment(name)
+    return training._Trainer(spec, budget, spec.recipe(budget), paths.runs_dir() / name, Accelerator(cpu=True), None)
+
+
+# -- what it refuses --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"lr": 1e-4}, "lr = 0.003, now it is 0.0001"),
+        ({"options": {**TINY, "num_features": 5}}, "options = .*'num_features': 4.*'num_features': 5"),
+        ({"sigma": 15}, "sigma = 25.0, now it is 15.0"),
+        ({"seed": 1}, "seed = 0, now it is 1"),
+        ({"data": "embedded"}, "data = 'embedded-train', now it is 'embedded'"),
+    ],
+    ids=["rate", "network", "sigma", "seed", "data"],
+)
+def test_a_checkpoint_of_other_settings_is_not_continued(changed, key, declare, monkeypatch):
+    declare()
+    monkeypatch.setattr(training, "time", Clock())
+    stopped = quietly(minutes=0.5)
+    assert not stopped.finished
+    path = declare(**changed)
+    before = (stopped.folder / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match=f"{key}.*delete"):
+        quietly()
+    assert (stopped.folder / "checkpoint.pt").read_bytes() == before
+    assert path == paths.EXPERIMENTS
+
+
+def test_pictures_that_changed_stop_a_resumed_run(declare, monkeypatch):
+    declare()
+    monkeypatch.setattr(training, "time", Clock())
+    quietly(minutes=0.5)
+    other = datasets.load_pictures("embedded-train", limit=11)
+    monkeypatch.setattr(datasets, "load_pictures", lambda *_: other)
+    with pytest.raises(ValueError, match="data_sha256"):
+        quietly()
+
+
+def test_a_broken_checkpoint_is_named(declare):
+    declare()
+    folder = paths.runs_dir() / "a" / "smoke"
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.pt").write_bytes(b"PK\x03\x04 not all there")
+    with pytest.raises(ValueError, match="checkpoint.pt is not a readable checkpoint.*delete it"):
+        quietly()
+
+
+def test_a_second_run_at_the_same_time_is_refused(declare):
+    declare()
+    with exclusive(paths.runs_dir() / "a" / "smoke" / "lock", "the first"):
+        with pytest.raises(
+            RuntimeError, match=rf"training of a \(smoke\) is already running \(process {os.getpid()}\)"
+        ):
+            quietly()
+        assert not list((paths.runs_dir() / "a").rglob("*.pt"))
+    assert quietly().finished
+
+
+def test_too_many_validation_pictures_are_refused(declare):
+    declare(validation=12)
+    with pytest.raises(ValueError, match="validation is 12 of 12 pictures"):
+        quietly()
+
+
+# -- one step ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Weights before each step; the loss of steps in `spoiled` is not a number."""
+    watched = SimpleNamespace(before=[], spoiled=())
+    loss_of = DenoisingNetwork.training_loss
+
+    def training_loss(network, clean, noisy, sigma):
+        watched.before.append({key: value.clone() for key, value in network.state_dict().items()})
+        loss, logs = loss_of(network, clean, noisy, sigma)
+        return (loss * math.nan if len(watched.before) - 1 in watched.spoiled else loss), logs
+
+    monkeypatch.setattr(DenoisingNetwork, "training_loss", training_loss)
+    return watched
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(declare, watched):
+    declare()
+    watched.spoiled = (6, 7, 15)
+    run = quietly()
+    moved = [
+        any(not torch.equal(now[key], after[key]) for key in now)
+        for now, after in zip(watched.before, watched.before[1:], strict=False)
+    ]
+    assert [step for step, has in enumerate(moved) if not has] == [6, 7, 15]
+    assert [row["skipped"] for row in run.curve] == [2, 3, 3]
+    assert all(math.isfinite(row["loss"]) for row in run.curve)
+    assert all(torch.isfinite(value).all() for value in load_file(run.weights).values())
+    assert json.loads((run.folder / "weights.json").read_text())["skipped_steps"] == 3
+
+
+@pytest.mark.parametrize("decay", [0.8, 0])
+def test_the_average_of_the_weights_is_what_is_kept(decay, declare, watched):
+    declare(ema=decay)
+    run = quietly()
+    last = torch.load(run.folder / "checkpoint.pt", weights_only=True)["network"]
+    states = [*watched.before[1:], last]
+    average = states[0]
+    for state in states[1:]:
+        average = {key: decay * average[key] + (1 - decay) * state[key] for key in state}
+    kept = load_file(run.weights)
+    for key in kept:
+        torch.testing.assert_close(kept[key], average[key], rtol=0, atol=1e-6)
+    assert any(not torch.equal(kept[key], last[key]) for key in kept) == (decay > 0)
+
+
+def test_the_curve_tells_loss_rate_and_validation(declare, watched):
+    declare()
+    run = quietly()
+    assert [row["step"] for row in run.curve] == [8, 16, 24]
+    assert [row["patches"] for row in run.curve] == [32, 64, 96]
+    for row in run.curve:
+        assert row["train_psnr"] == pytest.approx(-10 * math.log10(row["loss"]))
+        factor = schedule_factor(experiment("a").recipe("smoke"), row["step"] - 1, 24, 1)
+        assert row["lr"] == pytest.approx(3e-3 * factor)
+    # The last picture is held out; its noise is that of (seed, "validation", name, sigma).
+    network, picture = load_network("a", "smoke"), datasets.embedded("train").pictures[-1]
+    noisy = awgn(picture.tensor(), 25, noise_generator(0, "validation", picture.name, 25))
+    assert run.curve[-1]["val_psnr"] == pytest.approx(psnr(picture.tensor(), network.denoise(noisy, 25)), abs=1e-3)
+    lines = (run.folder / "curve.csv").read_text().splitlines()
+    assert lines[0] == ",".join(training.CURVE) and len(lines) == 4
+
+
+def test_patches_never_come_from_the_validation_pictures(declare):
+    declare(validation=2)
+    trainer = trainer_of("a")
+    pictures = datasets.embedded("train").pictures
+    assert [picture.name for picture in trainer.validation] == [picture.name for picture in pictures[-2:]]
+    assert np.array_equal(trainer.sampler.pictures.numpy(), np.stack([picture.pixels for picture in pictures[:-2]]))
+
+
+# -- schedules --------------------------------------------------------------------------------------------------------
+
+
+def test_paper_schedule_is_that_of_the_paper(monkeypatch):
+    """Section III-A: batches of 32 of 9e4 patches, 30 epochs, 1e-3, from epoch 20 on 1e-4."""
+    black = [Picture(str(number), np.zeros((180, 180), np.uint8)) for number in range(400)]
+    pictures = PictureSet("bsd400", "bsd400", tuple(black), "")
+    monkeypatch.setattr(datasets, "load_pictures", lambda name: {"bsd400": pictures}[name])
+    trainer = trainer_of("dninn-st-s25", "paper")
+    assert trainer.num_steps == round(30 * 90_000 / 32)
+    assert trainer.sampler.patch_size == 40
+    rates = {}
+    for step in (0, 56_249, 56_250, 84_374):  # epoch 20 begins at 20 * 90,000 / 32
+        trainer.step = step
+        trainer._set_lr()
+        rates[step] = trainer.optimizer.param_groups[0]["lr"]
+    assert rates == pytest.approx({0: 1e-3, 56_249: 1e-3, 56_250: 1e-4, 84_374: 1e-4}, rel=1e-9)
+
+
+def test_onecycle_warms_up_then_falls_along_a_cosine(declare):
+    declare(warmup=4, final=0.1)
+    recipe = experiment("a").recipe("smoke")
+    factors = [schedule_factor(recipe, step, 24, 1) for step in range(25)]
+    assert factors[:5] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+    assert factors[14] == pytest.approx(0.1 + 0.9 / 2)  # half way
+    assert factors[24] == pytest.approx(0.1)
+    assert all(a > b for a, b in zip(factors[4:], factors[5:], strict=False))
+
+
+def test_each_milestone_multiplies_by_gamma(declare):
+    declare(schedule="steps", milestones=[2, 3], gamma=0.5)
+    recipe = experiment("a").recipe("smoke")
+    factors = [schedule_factor(recipe, step, 24, 2.5) for step in (0, 4, 5, 7, 8, 20)]
+    assert factors == [1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_epochs_become_steps(declare):
+    declare(sampling="grid", epochs=2, batch_size=32)
+    trainer = trainer_of("a")
+    positions = 11 * len(range(0, 180 - 16 + 1, 10)) ** 2
+    assert trainer.num_steps == round(2 * positions / 32)
+
+
+# -- cards and starts -------------------------------------------------------------------------------------------------
+
+
+def test_the_card_says_where_the_weights_come_from(declare):
+    declare()
+    run = quietly()
+    card = json.loads((run.folder / "weights.json").read_text())
+    assert card["experiment"] == "a" and card["budget"] == "smoke" and card["sigma"] == 25
+    assert card["model"] == "DnINN" and card["options"] == TINY and card["started_from"] is None
+    assert card["steps"] == 24 and card["patches"] == 96 and card["skipped_steps"] == 0
+    assert card["recipe"]["lr"] == 3e-3 and card["recipe"]["seed"] == 0
+    assert card["data"] == "embedded-train" and card["data_sha256"] == datasets.embedded("train").sha256
+    assert card["validation_psnr"] == run.curve[-1]["val_psnr"]
+    assert card["num_parameters"] == load_network("a", "smoke").num_parameters()
+    assert card["torch"] == torch.__version__
+
+
+def test_a_warm_start_takes_the_other_weights_and_the_card_says_so(declare, watched):
+    declare()
+    with pytest.raises(FileNotFoundError, match="no weights for a .*`make train EXPERIMENT=a BUDGET=laptop`"):
+        quietly("b", "laptop")
+    first = quietly("a", "laptop")
+    watched.before.clear()
+    run = quietly("b", "laptop")
+    card, start = (json.loads((folder / "weights.json").read_text()) for folder in (run.folder, first.folder))
+    assert card["started_from"] == f"a ({start['sha256'][:12]})"
+    kept, begun = load_file(first.weights), watched.before[0]
+    for key in kept:
+        ratio = 2 if "shrinkers" in key else 1  # thresholds in proportion to the noise, 50 and 25
+        torch.testing.assert_close(begun[key], ratio * kept[key])
+    assert json.loads((quietly("b", "smoke").folder / "weights.json").read_text())["started_from"] is None
+
+
+# -- command line -----------------------------------------------------------------------------------------------------
+
+
+def test_command_line_tells_how_it_ended(declare, monkeypatch, capsys, tmp_path):
+    declare()
+    assert training.main(["a", "nonesuch", "--budget", "smoke"]) == 1
+    assert "error: no experiment 'nonesuch'" in capsys.readouterr().err
+    assert not paths.runs_dir().exists()  # a wrong name stops before the first run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "time", Clock())
+        assert training.main(["a", "--budget", "smoke", "--minutes", "0.5"]) == 3
+        assert "time is up at step" in capsys.readouterr().out
+        assert training.main(["a", "--budget", "smoke", "--minutes", "0"]) == 3
+    assert training.main(["a", "--budget", "smoke", "--out", str(tmp_path / "out")]) == 0
+    assert "going on at step" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["a.curve.csv", "a.json", "a.safetensors"]
+    assert load_network("a", weights=tmp_path / "out" / "a.safetensors").card["experiment"] == "a"
+
+
+def test_progress_names_the_loss_of_the_last_steps(declare):
+    declare()
+    lines = []
+    train("a", "smoke", report=lines.append)
+    last = [line for line in lines if "step 24/24" in line]
+    assert len(last) == 1 and "nan" not in last[0] and "skipped 0" in last[0]
+
+
+def test_a_failure_under_a_launcher_is_one_message(monkeypatch, capsys):
+    """Launchers set WORLD_SIZE; a run that stops before it joins the others has no group to leave."""
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr(sys, "argv", ["training", "nonesuch"])
+    monkeypatch.delitem(sys.modules, "invdenoise.training")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("invdenoise.training", run_name="__main__")
+    assert stop.value.code == 1 and "no experiment 'nonesuch'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_trained_network_denoises(declare):
+    declare(patch_size=24, batch_size=8, steps=60)
+    quietly("a", "smoke")
+    network, fresh = load_network("a", "smoke"), experiment("a").build()
+    picture = datasets.embedded("test").pictures[0].tensor()
+    noisy = awgn(picture, 25, noise_generator(0, "embedded", "held out", 25))
+    gains = [psnr(picture, denoiser.denoise(noisy, 25)) - psnr(picture, noisy) for denoiser in (network, fresh)]
+    assert gains[0] > 1 and gains[0] > gains[1] + 0.5, gains
