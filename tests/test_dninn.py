@@ -113,16 +113,17 @@ def test_a_start_at_another_noise_level_scales_the_thresholds(randomised):
     assert torch.equal(same.denoise(image(8, 8)), trained.denoise(image(8, 8)))
 
 
-def test_a_soft_threshold_becomes_lista(randomised):
+def test_lista_takes_the_lifting_of_a_soft_threshold_and_keeps_its_own_thresholds(randomised):
     soft = randomised(DnINN("soft", **SMALL, sigma=25), gain=0.5)
     with torch.no_grad():
-        soft.shrinkers[0].weight.copy_(torch.tensor([0.1, -0.2, 0.3]))
+        soft.shrinkers[0].weight.fill_(9.0)  # nothing gets through: a start from here would have no gradient
     lista = DnINN("lista", **SMALL, sigma=25)
     lista.start_from(soft)
     noisy = image(12, 10)
-    difference = (lista.denoise(noisy) - soft.denoise(noisy)).abs().max().item()
-    assert difference < 0.01  # the later thresholds of LISTA start at a hundredth of sigma
-    assert (soft.denoise(noisy) - noisy).abs().max() > 0.05
+    torch.testing.assert_close(lista.decompose(noisy), soft.decompose(noisy), rtol=0, atol=0)
+    torch.testing.assert_close(lista.shrinkers[0].shrink[0].threshold, torch.full((3,), 25 / 255))
+    lista.training_loss(torch.zeros_like(noisy), noisy, 25)[0].backward()
+    assert lista.shrinkers[0].encode[0].weight.grad.abs().max() > 0
 
 
 def test_a_second_scale_starts_fresh(randomised):

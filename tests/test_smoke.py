@@ -48,11 +48,13 @@ class Graph:
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory) -> Graph:
-    return Graph(tmp_path_factory.mktemp("smoke"))
+    made = Graph(tmp_path_factory.mktemp("smoke"))
+    if made.first.returncode:
+        pytest.fail(made.first.stdout + made.first.stderr)
+    return made
 
 
 def test_one_command_makes_everything(graph):
-    assert graph.first.returncode == 0, graph.first.stdout + graph.first.stderr
     lines = graph.first.stdout.splitlines()
     assert lines[0] == f"{len(graph.pages)} jobs to do"
     assert re.match(rf"\[{len(graph.pages)}/{len(graph.pages)}\] report   left about 0:00", lines[-3])

@@ -92,15 +92,15 @@ class DnINN(DenoisingNetwork):
     def _take_over(self, other: DnINN) -> None:
         """The start from a trained sibling: another noise level, a soft-threshold for LISTA, or fewer scales.
 
-        Scales that `other` lacks stay as they are. Thresholds are taken over in proportion to the noise level, and a
-        soft-threshold becomes the first one of LISTA, whose kernels start as the identity.
+        The lifting networks are taken over, and so are thresholds between networks of one kind, in proportion to the noise
+        level. LISTA keeps its own first thresholds when it follows a soft-threshold: those of a trained network may be so
+        high that hardly a coefficient is left, and LISTA would get no gradient. Scales that `other` lacks stay as they are.
         """
         for own, trained in zip(self.linns, other.linns, strict=False):
             own.load_state_dict(trained.state_dict())
         ratio = self.sigma / other.sigma
         for own, trained in zip(self.shrinkers, other.shrinkers, strict=False):
             if isinstance(own, LISTA) and isinstance(trained, SoftThreshold):
-                own.shrink[0].weight.copy_(trained.weight * ratio)
                 continue
             own.load_state_dict(trained.state_dict())
             for module in own.modules():
