@@ -104,7 +104,9 @@ def test_commands_named_in_texts_are_targets():
     texts = [paths.ROOT / "README.md", paths.DATA / "README.md", paths.ROOT / "results" / "README.md"]
     texts += [*(paths.ROOT / "lib").rglob("*.py"), *(paths.ROOT / "lib").rglob("*.j2")]
     texts += paths.NOTEBOOKS.rglob("*.ipynb")
-    named = {word for text in texts for word in re.findall(r"(?:^|[`>])make ([a-z]+)\b", text.read_text(), re.MULTILINE)}
+    named = {
+        word for text in texts for word in re.findall(r"(?:^|[`>])make ([a-z]+)\b", text.read_text(), re.MULTILINE)
+    }
     assert named >= {"paper", "test"}
     assert not named - set(targets())
 

@@ -63,7 +63,9 @@ def check_image(image: Tensor, channels: int | None, who: str) -> None:
     if not isinstance(image, Tensor):
         raise TypeError(f"{who}: the image is a {type(image).__name__}; expected a float tensor of shape (B, C, H, W)")
     if not image.is_floating_point():
-        raise TypeError(f"{who}: the image is {image.dtype}; expected floats in [0, 1] (for 8-bit pixels: x.float() / 255)")
+        raise TypeError(
+            f"{who}: the image is {image.dtype}; expected floats in [0, 1] (for 8-bit pixels: x.float() / 255)"
+        )
     if image.ndim != 4 or 0 in image.shape:
         raise ValueError(f"{who}: the image has shape {tuple(image.shape)}; expected (B, C, H, W), none of them 0")
     if channels is not None and image.shape[1] != channels:
@@ -79,7 +81,9 @@ def check_sigma(sigma: float | None, needed: bool, who: str) -> float | None:
     """`sigma` as a float in grey levels, or None where it may be missing."""
     if sigma is None:
         if needed:
-            raise ValueError(f"{who}: sigma is missing; give the noise level in grey levels, e.g. denoise(noisy, sigma=25)")
+            raise ValueError(
+                f"{who}: sigma is missing; give the noise level in grey levels, e.g. denoise(noisy, sigma=25)"
+            )
         return None
     try:
         sigma = float(sigma)

@@ -82,7 +82,7 @@ def evaluate(
                 "ssim": ssim(clean, denoised), "seconds": seconds, "megapixels": clean[0, 0].numel() / 1e6,
             })  # fmt: skip
         if report:
-            mean = sum(row["psnr"] for row in rows[-len(pictures):]) / len(pictures)
+            mean = sum(row["psnr"] for row in rows[-len(pictures) :]) / len(pictures)
             report(f"{denoiser.name} {variant} on {pictures.name}, sigma {sigma:g}: {mean:.2f} dB".replace("  ", " "))
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -116,7 +116,9 @@ def read_scores(folder: Path | Sequence[Path] | None = None, sweeps: bool = Fals
         except ValueError as error:  # what pandas raises on an empty or broken file
             raise ValueError(f"{file} is not a score file: {error}; delete it and run again") from None
         if missing := set(COLUMNS) - set(table.columns):
-            raise ValueError(f"{file} is not a score file: column {sorted(missing)[0]!r} is missing; delete it and run again")
+            raise ValueError(
+                f"{file} is not a score file: column {sorted(missing)[0]!r} is missing; delete it and run again"
+            )
         tables.append(table[list(COLUMNS)])
     scores = pd.concat(tables, ignore_index=True)
     return scores.assign(variant=scores["variant"].fillna(""))

@@ -34,8 +34,9 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or error
         raise OSError(
-            error.errno, f"could not write {path}: {reason}. What was there before is untouched; free space or choose a "
-            "writable folder with INVDENOISE_RESULTS, then run the same command again"
+            error.errno,
+            f"could not write {path}: {reason}. What was there before is untouched; free space or choose a "
+            "writable folder with INVDENOISE_RESULTS, then run the same command again",
         ) from error
     finally:
         if temporary is not None:
@@ -52,15 +53,18 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = open(path, "a+")
     except OSError as error:
-        raise OSError(error.errno, f"could not write {path}: {error.strerror}; choose a writable folder with "
-                      "INVDENOISE_RESULTS") from error
+        raise OSError(
+            error.errno, f"could not write {path}: {error.strerror}; choose a writable folder with INVDENOISE_RESULTS"
+        ) from error
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
-            raise RuntimeError(f"{what} is already running (process {handle.read().strip() or 'unknown'}); wait for it or "
-                               "stop it, then run the same command again") from None
+            raise RuntimeError(
+                f"{what} is already running (process {handle.read().strip() or 'unknown'}); wait for it or "
+                "stop it, then run the same command again"
+            ) from None
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()

@@ -43,11 +43,15 @@ class Muon(torch.optim.Optimizer):
         num_steps: Newton-Schulz iterations.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float = 2e-3, momentum: float = 0.95, num_steps: int = 5):
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float = 2e-3, momentum: float = 0.95, num_steps: int = 5
+    ):
         super().__init__(parameters, dict(lr=lr, momentum=momentum, num_steps=num_steps))
         for group in self.param_groups:
             if flat := [tuple(p.shape) for p in group["params"] if p.ndim < 2]:
-                raise ValueError(f"Muon takes kernels and matrices; found a parameter of shape {flat[0]}: give it to Adam")
+                raise ValueError(
+                    f"Muon takes kernels and matrices; found a parameter of shape {flat[0]}: give it to Adam"
+                )
 
     @torch.no_grad()
     def step(self, closure=None):

@@ -69,7 +69,9 @@ class LISTA(nn.Module):
 
         self.encode = nn.ModuleList(convolution(identity=t == 0) for t in range(num_layers))  # Wg_t
         self.recur = nn.ModuleList(convolution(identity=True) for _ in range(num_layers - 1))  # We_t, t > 1
-        self.shrink = nn.ModuleList(SoftThreshold(num_channels, initial if t == 0 else initial / 100) for t in range(num_layers))
+        self.shrink = nn.ModuleList(
+            SoftThreshold(num_channels, initial if t == 0 else initial / 100) for t in range(num_layers)
+        )
         self.synthesise = convolution(identity=True)  # Ws
 
     def forward(self, z: Tensor, scale: float = 1.0) -> Tensor:

@@ -125,7 +125,9 @@ class _Trainer:
             raise ValueError(f"batch_size is {recipe.batch_size}, not a multiple of {world} processes")
         pictures = datasets.load_pictures(recipe.data)
         if recipe.validation >= len(pictures):
-            raise ValueError(f"validation is {recipe.validation} of {len(pictures)} pictures; nothing is left to train on")
+            raise ValueError(
+                f"validation is {recipe.validation} of {len(pictures)} pictures; nothing is left to train on"
+            )
         kept = len(pictures) - recipe.validation
         self.data = pictures
         self.validation = pictures.pictures[kept:]
@@ -278,7 +280,9 @@ class _Trainer:
         try:
             state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
         except Exception as error:
-            raise ValueError(f"{path} is not a readable checkpoint ({error}); delete it to train from the start") from None
+            raise ValueError(
+                f"{path} is not a readable checkpoint ({error}); delete it to train from the start"
+            ) from None
         ours = self._settings()
         for key, theirs in state["settings"].items():
             if ours.get(key) != theirs:
@@ -329,7 +333,9 @@ class _Trainer:
 
     def _say_validation(self) -> None:
         if self.report and self.validation:
-            self.report(f"{self.spec.name} ({self.budget})  step {self.step}  validation {self.curve[-1]['val_psnr']:.3f} dB")
+            self.report(
+                f"{self.spec.name} ({self.budget})  step {self.step}  validation {self.curve[-1]['val_psnr']:.3f} dB"
+            )
 
 
 def schedule_factor(recipe: Recipe, step: int, num_steps: int, epoch_steps: float) -> float:
@@ -356,7 +362,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="+", metavar="EXPERIMENT")
     parser.add_argument("--budget", default="laptop", choices=BUDGETS)
     parser.add_argument("--minutes", type=float, help="stop after this time with a checkpoint (all runs together)")
-    parser.add_argument("--out", type=Path, help="folder for <experiment>.safetensors, its card and curve, besides the run's own")
+    parser.add_argument(
+        "--out", type=Path, help="folder for <experiment>.safetensors, its card and curve, besides the run's own"
+    )
     options = parser.parse_args(arguments)
     end = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
     try:
@@ -379,7 +387,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _copy_out(run: Run, name: str, out: Path) -> None:
-    for source, suffix in (("weights.safetensors", "safetensors"), ("weights.json", "json"), ("curve.csv", "curve.csv")):
+    for source, suffix in (
+        ("weights.safetensors", "safetensors"),
+        ("weights.json", "json"),
+        ("curve.csv", "curve.csv"),
+    ):
         with atomic(out / f"{name}.{suffix}") as temporary:
             temporary.write_bytes((run.folder / source).read_bytes())
 

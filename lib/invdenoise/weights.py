@@ -54,7 +54,9 @@ def read_card(weights: Path) -> dict[str, Any]:
     """
     path = card_path(weights)
     if not path.exists():
-        raise FileNotFoundError(f"{weights.name} has no card {path.name} beside it; weights without origin are not used")
+        raise FileNotFoundError(
+            f"{weights.name} has no card {path.name} beside it; weights without origin are not used"
+        )
     try:
         card = json.loads(path.read_text())
         expected = card["sha256"]
