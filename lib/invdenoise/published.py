@@ -26,7 +26,7 @@ COMPARED = (
 # Where a printed number stands beside more than the results under its own name: weights that the authors released.
 OUR_NAMES = {"dncnn": ("dncnn", "dncnn-authors")}
 
-# Largest distance from the printed value that is "reproduced" and "close". DESIGN fixes those of PSNR. Scores without a
+# Largest distance from the printed value that is "reproduced" and "close". Those of PSNR are the house rule. Scores without a
 # unit (SSIM, AKLD) are printed to three digits; parameter counts often to two, so theirs are fractions of the count.
 TOLERANCES = {"dB": (0.05, 0.2), "": (0.001, 0.005), "parameters": (0.005, 0.02)}
 
