@@ -92,7 +92,7 @@ def training_step(rounds: int = 5) -> list[dict]:
 def inference(rounds: int = 3) -> list[dict]:
     """Time per megapixel of each denoiser in its fastest setting on the same pictures, and what that setting costs in PSNR."""
     sigma = 25.0
-    pictures = [picture.tensor() for picture in datasets.load_pictures("bsd68", limit=3)]
+    pictures = [picture.tensor() for picture in datasets.load_pictures("bsd68", limit=2)]
     noisy = [awgn(clean, sigma, noise_generator(0, "bench", str(index), sigma)) for index, clean in enumerate(pictures)]
     megapixels = sum(clean[0, 0].numel() for clean in pictures) / 1e6
     denoisers = _contenders()
