@@ -432,6 +432,21 @@ def test_the_card_says_where_the_weights_come_from(declare):
     assert card["torch"] == torch.__version__
 
 
+def test_a_finished_run_keeps_its_card_and_mends_its_weights(declare, monkeypatch):
+    """The card names the commit that trained the weights, whatever is checked out when the command is given again."""
+    declare()
+    run = quietly()
+    card, weights = (run.folder / "weights.json").read_bytes(), run.weights.read_bytes()
+    monkeypatch.setattr(training, "commit", lambda: "another")
+    assert quietly().finished and (run.folder / "weights.json").read_bytes() == card
+    for spoil in (lambda: run.weights.write_bytes(weights[:-9]), run.weights.unlink):
+        spoil()
+        assert quietly().finished and run.weights.read_bytes() == weights
+    (run.folder / "weights.json").unlink()
+    quietly()
+    assert json.loads((run.folder / "weights.json").read_text()).keys() == json.loads(card).keys()
+
+
 def test_a_warm_start_takes_the_other_weights_and_the_card_says_so(declare, watched):
     declare()
     with pytest.raises(FileNotFoundError, match="no weights for a .*`make train EXPERIMENT=a BUDGET=laptop`"):

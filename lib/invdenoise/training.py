@@ -35,7 +35,7 @@ from invdenoise.noise import awgn, noise_generator
 from invdenoise.optim import build_optimizer
 from invdenoise.patches import PatchSampler
 from invdenoise.provenance import can_compile, commit, hardware
-from invdenoise.weights import load_network, save_weights, weights_path
+from invdenoise.weights import load_network, read_card, save_weights, weights_path
 
 CURVE = ("step", "patches", "seconds", "lr", "loss", "train_psnr", "val_psnr", "grad_norm", "skipped")
 
@@ -158,12 +158,14 @@ class _Trainer:
 
     def run(self, minutes: float | None) -> Run:
         self._resume()
-        if self.step < self.num_steps:
+        already = self.step == self.num_steps
+        if not already:
             self._loop(math.inf if minutes is None else time.monotonic() + 60 * minutes)
         elif self.report:
             self.report(f"{self.spec.name} ({self.budget}): already trained, {self.step} steps")
         run = Run(self.folder, self.step, self.num_steps, self.curve)
-        if run.finished and self.accelerator.is_main_process:
+        # Whole weights of an earlier call keep their card: it names the commit and the machine that trained them.
+        if run.finished and self.accelerator.is_main_process and not (already and _whole(run.weights)):
             save_weights(self.averaged(), run.weights, self._card())
         self.accelerator.wait_for_everyone()
         return run
@@ -346,6 +348,14 @@ def schedule_factor(recipe: Recipe, step: int, num_steps: int, epoch_steps: floa
         return (step + 1) / recipe.warmup
     progress = (step - recipe.warmup) / max(num_steps - recipe.warmup, 1)
     return recipe.final + (1 - recipe.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _whole(weights: Path) -> bool:
+    try:
+        read_card(weights)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _mean(values: Collection[float]) -> float:
