@@ -332,6 +332,17 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(declare, watched):
     assert json.loads((run.folder / "weights.json").read_text())["skipped_steps"] == 3
 
 
+def test_skipped_steps_and_seconds_add_up_over_interruptions(declare, watched, monkeypatch):
+    declare()
+    monkeypatch.setattr(training, "time", Clock())
+    watched.spoiled = (2,)
+    first = quietly(minutes=0.7)
+    assert 16 < first.step < 24  # what is left takes less time than what is done
+    before = torch.load(first.folder / "checkpoint.pt", weights_only=True)["seconds"]
+    card = json.loads((quietly().folder / "weights.json").read_text())
+    assert card["skipped_steps"] == 1 and card["seconds"] > before
+
+
 @pytest.mark.parametrize("decay", [0.8, 0])
 def test_the_average_of_the_weights_is_what_is_kept(decay, declare, watched):
     declare(ema=decay)

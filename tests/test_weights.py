@@ -117,6 +117,13 @@ def test_weights_of_another_network_are_refused(other, message, saved):
     assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
 
 
+def test_weights_of_another_experiment_are_refused_even_if_they_would_fit(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_weights(DnINN(), path, CARD)
+    with pytest.raises(ValueError, match="holds the weights of dninn-st-s25, not of dninn-st-s50"):
+        load_network("dninn-st-s50", weights=path)
+
+
 def test_a_tensor_too_many_is_refused(saved):
     network, path = saved
     save_file({**load_file(path), "zz": torch.zeros(3)}, path)

@@ -102,7 +102,7 @@ def read_scores(folder: Path | Sequence[Path] | None = None, sweeps: bool = Fals
         FileNotFoundError: there are none; names the command that makes them.
         ValueError: a file is not a score file.
     """
-    folder = folder or paths.scores_dir()
+    folder = paths.scores_dir() if folder is None else folder
     if isinstance(folder, Path):
         files = sorted(file for file in folder.rglob("*.csv") if ("-sweep" in file.stem) == sweeps)
     else:

@@ -296,7 +296,7 @@ class _Trainer:
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
-        self.curve, self.losses = state["curve"], state.get("losses", [])
+        self.curve, self.losses = state["curve"], state["losses"]
         if self.report:
             self.report(f"{self.spec.name} ({self.budget}): going on at step {self.step} of {self.num_steps}")
 

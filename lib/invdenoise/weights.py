@@ -93,6 +93,8 @@ def load_network(name: str, budget: str | None = None, weights: Path | str | Non
             command = f"make train EXPERIMENT={name} BUDGET={budget or 'laptop'}"
             raise FileNotFoundError(f"no weights for {name} at {path}; train them with `{command}`")
         network.card = read_card(path)
+        if (theirs := network.card["experiment"]) != name:
+            raise ValueError(f"{path} holds the weights of {theirs}, not of {name}; load them by that name")
         load_weights(network, path)
     network.name = name
     return network.eval().to(memory_format=torch.channels_last)
