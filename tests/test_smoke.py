@@ -82,6 +82,7 @@ def test_every_notebook_ran_to_its_end_and_has_a_page(graph):
     for name in graph.pages:
         notebook = nbformat.read(graph.results / "notebooks" / f"{name}.ipynb", as_version=4)
         code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+        code = [cell for cell in code if "skip-execution" not in cell.metadata.get("tags", [])]  # needs someone at it
         assert code and all(cell.execution_count for cell in code), name
         page = (graph.results / "notebooks" / f"{name}.html").read_text()
         assert "</html>" in page

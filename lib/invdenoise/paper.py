@@ -24,6 +24,7 @@ DEFAULT_COST = 15.0  # seconds of a notebook that draws
 NEEDED = ("bsd68", "set12", "weights")
 DONE = re.compile(r"Finished jobid: \d+ \(Rule: (.+)\)")
 COUNTED = re.compile(r"^(\S+)\s+(\d+)$")
+GOAL = "all"  # the graph's first rule, which does nothing itself
 
 
 def regenerate(budget: str, cores: int, report: Callable[[str], None] = print) -> int:
@@ -82,10 +83,10 @@ def follow(lines: Iterable[str], costs: dict[str, float], report: Callable[[str]
             counting = False
             if number:
                 report(f"{number} jobs to do")
-        elif counting and (found := COUNTED.match(line)):
+        elif counting and (found := COUNTED.match(line)) and found[1] != GOAL:
             total += costs.get(found[1], DEFAULT_COST) * int(found[2])
             number += int(found[2])
-        elif found := DONE.search(line):
+        elif (found := DONE.search(line)) and found[1] != GOAL:
             done += costs.get(found[1], DEFAULT_COST)
             finished += 1
             left = (time.monotonic() - began) * max(total - done, 0) / done
