@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from invdenoise import amx
 from invdenoise.invertible import Invertible, InvertibleSequence
 from invdenoise.shrinkage import SoftThreshold
 
@@ -49,9 +50,19 @@ class LiftingNet(nn.Sequential):
         self.radius = (num_layers + 1) * (kernel_size // 2)  # of the receptive field, in pixels
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type) and self.has_kernel(x.device) and not torch.compiler.is_compiling():
+            layers = list(self)
+            weights = torch.cat([conv.weight.flatten() for conv in layers[::2]])
+            thresholds = torch.stack([shrink.threshold for shrink in layers[1::2]])
+            return amx.lifting_net(x, weights, thresholds, self[-1].out_channels)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(x)
         return self._forward_in_tiles(x)
+
+    def has_kernel(self, device: torch.device) -> bool:
+        """Whether bfloat16 autocast on `device` runs the network in a kernel of its own, see `amx`."""
+        channels = max(self[0].in_channels, self[-1].in_channels, self[-1].out_channels)
+        return amx.serves(device, channels, self[-1].kernel_size[0])
 
     def _forward_in_tiles(self, x: Tensor) -> Tensor:
         """The same result tile by tile: activations of one tile stay in the processor's cache, and memory small.

@@ -37,13 +37,18 @@ def can_compile() -> bool:
         from torch.utils._triton import has_triton
 
         return has_triton()
+    return cpu_compiler() is not None
+
+
+@functools.cache
+def cpu_compiler() -> str | None:
+    """The C++ compiler that `torch.compile` uses on a CPU, or None."""
     from torch._inductor.cpp_builder import get_cpp_compiler
 
     try:
-        get_cpp_compiler()
-        return True
+        return get_cpp_compiler()
     except Exception:
-        return False
+        return None
 
 
 def _processor() -> str:

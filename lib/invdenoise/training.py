@@ -99,7 +99,8 @@ class _Loss(nn.Module):
         self.network, self.sigma = network, sigma
         self.autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
         self.loss = network.training_loss
-        if recipe.compile and can_compile():
+        own = self.autocast["enabled"] and network.has_kernel(device)
+        if recipe.compile and can_compile() and not own:
             mode = "reduce-overhead" if device.type == "cuda" else "default"  # CUDA graphs: one launch a step
             self.loss = torch.compile(network.training_loss, mode=mode)
 
