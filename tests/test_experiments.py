@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import yaml
 
 from invdenoise import datasets, paths
-from invdenoise.experiments import BUDGETS, experiment, experiments, read_experiments
+from invdenoise.experiments import BUDGETS, ablations, experiment, experiments, read_ablations, read_experiments
 from invdenoise.models import DnINN, build
 
 REAL = yaml.safe_load(paths.EXPERIMENTS.read_text())
 
 
-def read(tree, tmp_path):
+def read(tree, tmp_path, reader=read_experiments):
     path = tmp_path / f"experiments-{len(list(tmp_path.iterdir()))}.yaml"
     path.write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree))
-    return read_experiments(path)
+    return reader(path)
 
 
 @pytest.mark.parametrize("name", experiments())
@@ -146,5 +147,34 @@ def test_a_missing_key_is_named(place, message, tmp_path):
 def test_what_is_not_yaml_is_named(tmp_path):
     with pytest.raises(ValueError, match="experiments-0.yaml is not valid YAML"):
         read("defaults: {", tmp_path)
-    with pytest.raises(ValueError, match="experiments-1.yaml: expected keys defaults, experiments, recipes"):
+    with pytest.raises(ValueError, match="experiments-1.yaml: expected keys ablations, defaults, experiments, recipes"):
         read("- a list", tmp_path)
+
+
+def test_ablations_change_what_they_say_and_nothing_else():
+    base = ablations()["ablation-none"].recipe("laptop")
+    for name, spec in ablations().items():
+        changes = REAL["ablations"]["changes"][name.removeprefix("ablation-")]
+        recipe = spec.recipe("laptop")
+        differing = {key for key, value in dataclasses.asdict(base).items() if getattr(recipe, key) != value}
+        assert differing == changes.keys() - {"options"}
+        assert spec.options == {"shrinkage": "soft", **changes.get("options", {})}
+        assert spec.build().num_parameters() == 134_659
+        pixels = recipe.steps * recipe.batch_size * recipe.patch_size**2
+        if name != "ablation-paper":
+            assert pixels == pytest.approx(base.steps * base.batch_size * base.patch_size**2, rel=0.02)
+    assert not ablations().keys() & experiments().keys()
+    assert experiment("ablation-adam").recipe("laptop").optimizer == "adam"
+
+
+def test_a_wrong_ablation_names_its_place(tmp_path):
+    tree = copy.deepcopy(REAL)
+    tree["ablations"]["changes"]["adam"]["lr0"] = 1.0
+    with pytest.raises(ValueError, match="ablations.changes.adam: unknown key 'lr0'; did you mean 'lr'"):
+        read(tree, tmp_path, read_ablations)
+    tree = copy.deepcopy(REAL)
+    tree["ablations"]["of"] = "dninn"
+    with pytest.raises(ValueError, match="ablations: of: no experiment 'dninn'"):
+        read(tree, tmp_path, read_ablations)
+    del tree["ablations"]
+    assert read(tree, tmp_path, read_ablations) == {}

@@ -101,8 +101,8 @@ class Experiment:
 
 
 def experiment(name: str) -> Experiment:
-    """The experiment of that name; ValueError naming the nearest when there is none."""
-    known = experiments()
+    """The experiment or ablation of that name; ValueError naming the nearest when there is none."""
+    known = experiments() | ablations()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or list(known)
         raise ValueError(f"no experiment {name!r} in experiments.yaml; did you mean {', '.join(near)}?")
@@ -112,6 +112,11 @@ def experiment(name: str) -> Experiment:
 def experiments() -> dict[str, Experiment]:
     """Every experiment of the checkout's `experiments.yaml`, in its order."""
     return read_experiments(paths.EXPERIMENTS)
+
+
+def ablations() -> dict[str, Experiment]:
+    """Short trainings that differ in one lever each: `ablation-<change>`, budget laptop only. Their curves are what is kept."""
+    return read_ablations(paths.EXPERIMENTS)
 
 
 @functools.lru_cache
@@ -126,7 +131,7 @@ def read_experiments(path: Path) -> dict[str, Experiment]:
         tree = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name} is not valid YAML: {error}") from None
-    _keys(tree, {"defaults", "recipes", "experiments"}, path.name)
+    _keys(tree, {"defaults", "recipes", "experiments", "ablations"}, path.name, optional={"ablations"})
     _keys(tree["defaults"], _RECIPE_KEYS, f"{path.name}: defaults", optional=_RECIPE_KEYS)
     recipes = {
         family: _read_recipes(budgets, tree["defaults"], f"{path.name}: recipes.{family}")
@@ -150,6 +155,31 @@ def read_experiments(path: Path) -> dict[str, Experiment]:
         for recipe in entry.recipes.values():
             if recipe.start and recipe.start not in found:
                 raise ValueError(f"{path.name}: experiments.{entry.name}: start: no experiment {recipe.start!r}")
+    return found
+
+
+@functools.lru_cache
+def read_ablations(path: Path) -> dict[str, Experiment]:
+    """The ablations declared in the file `path`; ValueError as `read_experiments`, for keys of recipes and for the network's name."""
+    place, known = f"{path.name}: ablations", read_experiments(path)
+    tree = yaml.safe_load(path.read_text()).get("ablations")
+    if tree is None:
+        return {}
+    _keys(tree, {"of", "common", "changes"}, place)
+    if tree["of"] not in known:
+        raise ValueError(f"{place}: of: no experiment {tree['of']!r}")
+    base, found = known[tree["of"]], {}
+    for change, overrides in tree["changes"].items():
+        where = f"{place}.changes.{change}"
+        _keys(overrides, _RECIPE_KEYS | {"options"}, where, optional=_RECIPE_KEYS | {"options"})
+        settings = {**tree["common"], **overrides}
+        options = {**base.options, **settings.pop("options", {})}
+        try:
+            recipe = dataclasses.replace(base.recipe("laptop"), **settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from None
+        name = f"ablation-{change}"
+        found[name] = dataclasses.replace(base, name=name, options=options, recipes={"laptop": recipe})
     return found
 
 

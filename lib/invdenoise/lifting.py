@@ -18,7 +18,8 @@ class LiftingNet(nn.Sequential):
     Maps `(B, in_channels, H, W)` to `(B, out_channels, H, W)`. Convolutions keep the size (zero padding) and have no bias,
     and there is one threshold per channel: this is what Table I's parameter counts imply.
 
-    The last kernel starts at zero, so a fresh lifting step is the identity and training starts from plain Haar shrinkage.
+    The last kernel starts at zero, so a fresh lifting step is the identity and training starts from plain Haar shrinkage
+    (`identity_start`; otherwise it starts at random like the others, at a tenth of their size).
 
     Args:
         in_channels, out_channels: channels of the conditioning part and of the part it changes.
@@ -36,6 +37,7 @@ class LiftingNet(nn.Sequential):
         num_features: int = 16,
         kernel_size: int = 3,
         initial_threshold: float = 0.02,
+        identity_start: bool = True,
     ):
         layers: list[nn.Module] = []
         channels = in_channels
@@ -45,7 +47,11 @@ class LiftingNet(nn.Sequential):
             layers += [conv, SoftThreshold(num_features, initial_threshold)]
             channels = num_features
         last = nn.Conv2d(channels, out_channels, kernel_size, padding="same", bias=False)
-        nn.init.zeros_(last.weight)
+        if identity_start:
+            nn.init.zeros_(last.weight)
+        else:
+            nn.init.kaiming_normal_(last.weight, nonlinearity="linear")
+            last.weight.data.mul_(0.1)
         super().__init__(*layers, last)
         self.radius = (num_layers + 1) * (kernel_size // 2)  # of the receptive field, in pixels
 
@@ -120,6 +126,7 @@ class LINN(InvertibleSequence):
         num_layers, num_features, kernel_size: K, M and f of each network (paper: 8, 16, 3).
         coarse_channels, detail_channels: of the split (undecimated Haar of a gray image: 1 and 3).
         constant_memory: recompute activations in the backward pass, see `InvertibleSequence`.
+        identity_start: see `LiftingNet`.
     """
 
     def __init__(
@@ -131,8 +138,11 @@ class LINN(InvertibleSequence):
         coarse_channels: int = 1,
         detail_channels: int = 3,
         constant_memory: bool = False,
+        identity_start: bool = True,
     ):
-        shape = dict(num_layers=num_layers, num_features=num_features, kernel_size=kernel_size)
+        shape = dict(
+            num_layers=num_layers, num_features=num_features, kernel_size=kernel_size, identity_start=identity_start
+        )
         pairs = [
             LiftingPair(
                 predict=LiftingNet(coarse_channels, detail_channels, **shape),

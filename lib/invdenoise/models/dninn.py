@@ -30,6 +30,8 @@ class DnINN(DenoisingNetwork):
         sigma: noise level N it is trained for, in grey levels; also sets the thresholds at the start.
         constant_memory: recompute activations in the backward pass instead of storing them. The chains before and after the
             shrinkage are two reversible chains with ordinary storage between them.
+        initial_threshold: of the first scale at the start, in units of sigma.
+        identity_start: lifting starts as the identity, so that training starts from plain wavelet shrinkage.
     """
 
     display_name = "DnINN"
@@ -45,6 +47,8 @@ class DnINN(DenoisingNetwork):
         num_lista_layers: int = 3,
         sigma: float = 25.0,
         constant_memory: bool = False,
+        initial_threshold: float = 1.0,
+        identity_start: bool = True,
     ):
         super().__init__(sigma=sigma)
         if shrinkage not in SHRINKAGES:
@@ -59,12 +63,19 @@ class DnINN(DenoisingNetwork):
 
         self.splits = nn.ModuleList(UndecimatedHaar(dilation=2**j) for j in range(num_scales))
         self.linns = nn.ModuleList(
-            LINN(num_pairs, num_layers, num_features, kernel_size, constant_memory=constant_memory)
+            LINN(
+                num_pairs,
+                num_layers,
+                num_features,
+                kernel_size,
+                constant_memory=constant_memory,
+                identity_start=identity_start,
+            )
             for _ in range(num_scales)
         )
         # Orthonormal Haar keeps white noise at sigma in each subband: a good first threshold. The second scale meets
         # what the first has left over, and starts out doing little.
-        self.shrinkers = nn.ModuleList(shrink(sigma / 255 / 4**j) for j in range(num_scales))
+        self.shrinkers = nn.ModuleList(shrink(initial_threshold * sigma / 255 / 4**j) for j in range(num_scales))
 
     def forward(self, noisy: Tensor, threshold_scale: float = 1.0) -> Tensor:
         """The denoised image `(B, 1, H, W)`, not clamped, with every threshold of the shrinkage times `threshold_scale`."""
