@@ -178,3 +178,20 @@ def test_a_wrong_ablation_names_its_place(tmp_path):
         read(tree, tmp_path, read_ablations)
     del tree["ablations"]
     assert read(tree, tmp_path, read_ablations) == {}
+
+
+@pytest.mark.parametrize("sigma", [0, -1, 256, "25", [55, 0], [0, 0], [1, 2, 3], [0, "55"], None])
+def test_a_wrong_noise_level_is_named(sigma, tmp_path):
+    tree = copy.deepcopy(REAL)
+    tree["experiments"]["dninn-st-s25"]["sigma"] = sigma
+    with pytest.raises(ValueError, match="experiments.dninn-st-s25: sigma is .*; expected grey levels"):
+        read(tree, tmp_path)
+
+
+def test_a_range_of_noise_levels_makes_a_blind_network(tmp_path):
+    tree = copy.deepcopy(REAL)
+    tree["experiments"]["dncnn-s25"]["sigma"] = [0, 55]
+    found = read(tree, tmp_path)
+    assert (found["dncnn-s25"].sigma, found["dncnn-s25"].sigmas, found["dncnn-s25"].level) == (None, (0, 55), 27.5)
+    assert found["dncnn-s25"].build().sigma is None
+    assert (found["dncnn-s50"].sigma, found["dncnn-s50"].sigmas, found["dncnn-s50"].level) == (50, (50, 50), 50)

@@ -46,15 +46,29 @@ def test_noise_and_positions_are_drawn_apart():
     torch.testing.assert_close(4 * (weak[1] - weak[0]), strong[1] - strong[0], rtol=0, atol=1e-6)
 
 
+def test_a_range_of_levels_gives_each_batch_one_of_its_own():
+    blind = sampler(sigma=(10.0, 50.0), batch_size=50)
+    levels = [blind.batch(step)[2].item() for step in range(200)]
+    assert min(levels) >= 10 and max(levels) <= 50
+    assert np.mean(levels) == pytest.approx(30, abs=3) and np.std(levels) == pytest.approx(
+        40 / 12**0.5, abs=2
+    )  # uniform
+    for step in (0, 7):
+        clean, noisy, sigma = blind.batch(step)
+        assert (noisy - clean).std().item() * 255 == pytest.approx(sigma.item(), rel=0.03)
+    assert sampler(sigma=25).batch(3)[2].item() == 25
+    assert torch.equal(blind.batch(5)[0], sampler(sigma=25, batch_size=50).batch(5)[0])  # the same patches at any level
+
+
 def test_shapes_and_ranges():
-    clean, noisy = sampler().batch(0)
+    clean, noisy, _ = sampler().batch(0)
     assert clean.shape == noisy.shape == (5, 1, 20, 20) and clean.dtype == noisy.dtype == torch.float32
     assert clean.min() >= 0 and clean.max() <= 1
     assert noisy.min() < 0 and noisy.max() > 1  # not clipped
 
 
 def test_noise_is_white_and_of_the_level_asked_for():
-    noise = torch.cat([noisy - clean for clean, noisy in map(sampler(batch_size=50, sigma=25).batch, range(10))])
+    noise = torch.cat([noisy - clean for clean, noisy, _ in map(sampler(batch_size=50, sigma=25).batch, range(10))])
     assert noise.std().item() == pytest.approx(25 / 255, rel=0.01)
     assert abs(noise.mean().item()) < 0.001
     assert abs((noise[..., 1:] * noise[..., :-1]).mean().item()) < 0.01 * (25 / 255) ** 2

@@ -244,7 +244,7 @@ def trainer_of(name, budget="smoke"):
     [
         ({"lr": 1e-4}, "lr = 0.003, now it is 0.0001"),
         ({"options": {**TINY, "num_features": 5}}, "options = .*'num_features': 4.*'num_features': 5"),
-        ({"sigma": 15}, "sigma = 25.0, now it is 15.0"),
+        ({"sigma": 15}, r"sigmas = \(25.0, 25.0\), now it is \(15.0, 15.0\)"),
         ({"seed": 1}, "seed = 0, now it is 1"),
         ({"data": "embedded"}, "data = 'embedded-train', now it is 'embedded'"),
     ],

@@ -76,7 +76,8 @@ class Experiment:
         name: identifier used in every file, card, score and row.
         paper: short name of the paper it belongs to.
         model: class in `invdenoise.models`.
-        sigma: noise level in grey levels.
+        sigma: noise level in grey levels; None for a network trained on a range of levels.
+        sigmas: lowest and highest noise level of training; both `sigma` where there is one.
         options: arguments of the class.
         recipes: budget -> Recipe.
     """
@@ -84,7 +85,8 @@ class Experiment:
     name: str
     paper: str
     model: str
-    sigma: float
+    sigma: float | None
+    sigmas: tuple[float, float]
     recipes: dict[str, Recipe]
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -92,6 +94,11 @@ class Experiment:
         """The settings of a budget; ValueError when there is none of that name."""
         _one_of("budget", budget, tuple(self.recipes))
         return self.recipes[budget]
+
+    @property
+    def level(self) -> float:
+        """The noise level at which it is validated: `sigma`, or the middle of the range."""
+        return sum(self.sigmas) / 2
 
     def build(self):
         """A fresh, untrained network."""
@@ -143,14 +150,12 @@ def read_experiments(path: Path) -> dict[str, Experiment]:
         _keys(entry, {"paper", "model", "sigma", "recipe", "options", "start"}, place, optional={"options", "start"})
         if entry["recipe"] not in recipes:
             raise ValueError(f"{place}: no recipe {entry['recipe']!r}; known: {', '.join(recipes)}")
-        if type(entry["sigma"]) not in (int, float) or not 0 < entry["sigma"] <= 255:
-            raise ValueError(f"{place}: sigma is {entry['sigma']!r}; expected grey levels, more than 0 and up to 255")
+        sigmas = _read_sigmas(entry["sigma"], place)
         budgets = recipes[entry["recipe"]]
         if "start" in entry:  # the paper trains from scratch, and a smoke run has nothing to start from
             budgets = {**budgets, "laptop": dataclasses.replace(budgets["laptop"], start=entry["start"])}
-        found[name] = Experiment(
-            name, entry["paper"], entry["model"], float(entry["sigma"]), budgets, entry.get("options", {})
-        )
+        sigma = sigmas[0] if sigmas[0] == sigmas[1] else None
+        found[name] = Experiment(name, entry["paper"], entry["model"], sigma, sigmas, budgets, entry.get("options", {}))
     for entry in found.values():
         for recipe in entry.recipes.values():
             if recipe.start and recipe.start not in found:
@@ -197,6 +202,17 @@ def _read_recipes(budgets: dict, defaults: dict, place: str) -> dict[str, Recipe
         except (TypeError, ValueError) as error:
             raise ValueError(f"{place}.{budget}: {error}") from None
     return recipes
+
+
+def _read_sigmas(sigma: Any, place: str) -> tuple[float, float]:
+    """Lowest and highest noise level of `sigma: 25` or `sigma: [0, 55]`."""
+    ends = sigma if isinstance(sigma, list) else [sigma, sigma]
+    numbers = len(ends) == 2 and all(type(end) in (int, float) for end in ends)
+    if not numbers or not 0 <= ends[0] <= ends[1] <= 255 or ends[1] == 0:
+        raise ValueError(
+            f"{place}: sigma is {sigma!r}; expected grey levels, more than 0 and up to 255, or a range such as [0, 55]"
+        )
+    return float(ends[0]), float(ends[1])
 
 
 def _keys(found: Any, allowed: set[str], place: str, optional: set[str] = frozenset()) -> None:

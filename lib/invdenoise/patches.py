@@ -24,7 +24,7 @@ class PatchSampler:
     Args:
         pictures: uint8 gray pictures `(H, W)`, all of one size of at least `patch_size`.
         patch_size, batch_size: patches are `(batch_size, 1, patch_size, patch_size)`.
-        sigma: noise level in grey levels.
+        sigma: noise level in grey levels, or the lowest and highest: each batch has one level, uniform in between.
         seed: with the step it determines a batch, whatever was drawn before.
         sampling: "grid" shuffles the stride-10 grid of positions every epoch, "random" takes any position.
         augment: turn and flip each patch in one of eight ways.
@@ -36,7 +36,7 @@ class PatchSampler:
         pictures: Sequence[np.ndarray],
         patch_size: int,
         batch_size: int,
-        sigma: float,
+        sigma: float | tuple[float, float],
         seed: int,
         sampling: str = "random",
         augment: bool = True,
@@ -48,7 +48,8 @@ class PatchSampler:
         if min(next(iter(shapes))) < patch_size:
             raise ValueError(f"training pictures are {next(iter(shapes))}; patches of {patch_size} do not fit")
         self.pictures = torch.from_numpy(np.stack(pictures)).to(device)
-        self.patch_size, self.batch_size, self.sigma, self.seed = patch_size, batch_size, sigma, seed
+        self.patch_size, self.batch_size, self.seed = patch_size, batch_size, seed
+        self.sigmas = sigma if isinstance(sigma, tuple) else (sigma, sigma)
         self.sampling, self.augment, self.device = sampling, augment, torch.device(device)
         last = [side - patch_size for side in self.pictures.shape[1:]]
         self.rows, self.columns = (torch.arange(0, end + 1, GRID_STRIDE if sampling == "grid" else 1) for end in last)
@@ -58,8 +59,11 @@ class PatchSampler:
         """Positions a patch can take: an epoch of the grid."""
         return len(self.pictures) * len(self.rows) * len(self.columns)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Clean and noisy patches of a step, float32 `(B, 1, P, P)`; clean in [0, 1], noisy not clipped."""
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Clean and noisy patches of a step, and their noise level.
+
+        Patches are float32 `(B, 1, P, P)`, clean in [0, 1], noisy not clipped; the level is a float32 scalar in grey levels.
+        """
         generator = torch.Generator().manual_seed(stable_seed(self.seed, "patches", step))
         index = self._positions(step, generator)
         index, column = index // len(self.columns), self.columns[index % len(self.columns)]
@@ -68,7 +72,10 @@ class PatchSampler:
         clean = self._cut(picture, row, column, modes)
         noise_seed = torch.Generator(self.device).manual_seed(stable_seed(self.seed, "noise", step))
         noise = torch.randn(clean.shape, generator=noise_seed, device=self.device)
-        return clean, clean + noise * (self.sigma / 255)
+        lowest, highest = self.sigmas
+        level = torch.Generator().manual_seed(stable_seed(self.seed, "level", step))
+        sigma = (lowest + (highest - lowest) * torch.rand((), generator=level)).to(self.device)
+        return clean, clean + noise * (sigma / 255), sigma
 
     def _positions(self, step: int, generator: torch.Generator) -> Tensor:
         if self.sampling == "random":

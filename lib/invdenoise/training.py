@@ -94,9 +94,9 @@ def train(
 class _Loss(nn.Module):
     """The network's training loss as a forward pass, which is what data-parallel wrappers synchronise."""
 
-    def __init__(self, network: DenoisingNetwork, sigma: float, recipe: Recipe, device: torch.device):
+    def __init__(self, network: DenoisingNetwork, recipe: Recipe, device: torch.device):
         super().__init__()
-        self.network, self.sigma = network, sigma
+        self.network = network
         self.autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
         self.loss = network.training_loss
         own = self.autocast["enabled"] and network.has_kernel(device)
@@ -104,9 +104,11 @@ class _Loss(nn.Module):
             mode = "reduce-overhead" if device.type == "cuda" else "default"  # CUDA graphs: one launch a step
             self.loss = torch.compile(network.training_loss, mode=mode)
 
-    def forward(self, clean: Tensor, noisy: Tensor) -> Tensor:
+    def forward(self, clean: Tensor, noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the mean squared error per pixel; NaN for a network that does not denoise."""
         with torch.autocast(**self.autocast):
-            return self.loss(clean, noisy, self.sigma)[0]
+            loss, logs = self.loss(clean, noisy, sigma)
+        return loss, logs.get("mse", torch.full_like(loss.detach(), math.nan))
 
 
 class _Trainer:
@@ -136,7 +138,7 @@ class _Trainer:
             [picture.pixels for picture in pictures.pictures[:kept]],
             recipe.patch_size,
             recipe.batch_size,
-            spec.sigma,
+            spec.sigmas,
             recipe.seed,
             recipe.sampling,
             recipe.augment,
@@ -149,13 +151,14 @@ class _Trainer:
         network = spec.build()
         self.started_from = self._warm_start(network)
         network.to(accelerator.device, memory_format=torch.channels_last)
+        network.precision = recipe.precision  # of validation
         self.optimizer = build_optimizer(network, recipe.optimizer, recipe.lr, recipe.adam_ratio)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
-        self.loss = accelerator.prepare(_Loss(network, spec.sigma, recipe, accelerator.device))
+        self.loss = accelerator.prepare(_Loss(network, recipe, accelerator.device))
         self.network = network
         self.step, self.skipped, self.seconds, self.curve = 0, 0, 0.0, []
-        self.losses: list[float] = []  # since the last row of the curve
+        self.losses: list[list[float]] = []  # loss and mean squared error of each step since the last row of the curve
 
     def run(self, minutes: float | None) -> Run:
         self._resume()
@@ -184,16 +187,16 @@ class _Trainer:
         self.network.train()
         while self.step < self.num_steps and self._time_left(deadline):
             lr = self._set_lr()
-            clean, noisy = (t[rank::world] for t in self.sampler.batch(self.step))
-            loss = self.loss(clean, noisy)
+            clean, noisy, sigma = self.sampler.batch(self.step)
+            loss, mse = self.loss(clean[rank::world], noisy[rank::world], sigma)
             self.accelerator.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(params, recipe.clip or math.inf).item()
-            value = self.accelerator.reduce(loss.detach(), "mean").item()
+            value, mse = self.accelerator.reduce(torch.stack([loss.detach(), mse.detach()]), "mean").tolist()
             if math.isfinite(norm) and math.isfinite(value):
                 self.optimizer.step()
                 self.ema.update_parameters(self.network)
-                self.losses.append(value)
-                recent.append(value)
+                self.losses.append([value, mse])
+                recent.append([value, mse])
             else:
                 self.skipped += 1
             self.optimizer.zero_grad(set_to_none=True)
@@ -202,8 +205,8 @@ class _Trainer:
 
             last = self.step == self.num_steps
             if self.step % recipe.validate_every == 0 or last:
-                mean = _mean(self.losses)
-                row = (self.step, self.step * recipe.batch_size, self.seconds, lr, mean, _loss_psnr(mean),
+                mean, mse = _means(self.losses)
+                row = (self.step, self.step * recipe.batch_size, self.seconds, lr, mean, _psnr_of(mse),
                        self._validate(), norm, self.skipped)  # fmt: skip
                 self.curve.append(dict(zip(CURVE, row, strict=True)))
                 self.losses = []
@@ -212,7 +215,7 @@ class _Trainer:
                 self._save_checkpoint()
             if self.report and (time.monotonic() - told > 15 or last):
                 told = time.monotonic()
-                self._say(_mean(recent), (self.step - first) / max(told - began, 1e-9))
+                self._say(_means(recent), (self.step - first) / max(told - began, 1e-9))
         if self.step % recipe.checkpoint_every and self.step < self.num_steps:
             self._save_checkpoint()
 
@@ -232,17 +235,20 @@ class _Trainer:
 
     @torch.no_grad()
     def _validate(self) -> float:
-        """Mean PSNR of the kept weights over the held-out pictures, or NaN where none are held out."""
-        network = self.averaged().eval()
+        """Mean PSNR of the kept weights over the held-out pictures, or NaN where none are held out.
+
+        A network trained on a range of noise levels is told the level, and validated in the middle of the range.
+        """
+        network, sigma = self.averaged().eval(), self.spec.level
         values = []
         for picture in self.validation:
             clean = picture.tensor()
-            generator = noise_generator(self.recipe.seed, "validation", picture.name, self.spec.sigma)
-            noisy = awgn(clean, self.spec.sigma, generator).to(self.accelerator.device)
+            generator = noise_generator(self.recipe.seed, "validation", picture.name, sigma)
+            noisy = awgn(clean, sigma, generator).to(self.accelerator.device)
             noisy = noisy.contiguous(memory_format=torch.channels_last)
-            values.append(psnr(clean, network.denoise(noisy, self.spec.sigma).cpu()))
+            values.append(psnr(clean, network.denoise(noisy, sigma).cpu()))
         self.network.train()
-        return _mean(values)
+        return sum(values) / len(values) if values else math.nan
 
     def _warm_start(self, network: DenoisingNetwork) -> str | None:
         if self.recipe.start is None:
@@ -257,7 +263,7 @@ class _Trainer:
     def _settings(self) -> dict[str, Any]:
         """What must agree for a checkpoint to be continued."""
         return {
-            "experiment": self.spec.name, "model": self.spec.model, "options": self.spec.options, "sigma": self.spec.sigma,
+            "experiment": self.spec.name, "model": self.spec.model, "options": self.spec.options, "sigmas": self.spec.sigmas,
             **dataclasses.asdict(self.recipe), "started_from": self.started_from, "data_sha256": self.data.sha256,
         }  # fmt: skip
 
@@ -306,6 +312,7 @@ class _Trainer:
             "experiment": self.spec.name,
             "budget": self.budget,
             "sigma": self.spec.sigma,
+            "sigmas": self.spec.sigmas,
             "model": self.spec.model,
             "options": self.spec.options,
             "num_parameters": self.network.num_parameters(),
@@ -326,10 +333,12 @@ class _Trainer:
 
     # -- progress ----------------------------------------------------------------------------------------------------
 
-    def _say(self, loss: float, rate: float) -> None:
+    def _say(self, means: tuple[float, float], rate: float) -> None:
         left = (self.num_steps - self.step) / rate
+        loss, mse = means
+        shown = f"loss {loss:.4g}" if math.isnan(mse) else f"loss {_psnr_of(mse):.2f} dB"
         self.report(
-            f"{self.spec.name} ({self.budget})  step {self.step}/{self.num_steps}  loss {_loss_psnr(loss):.2f} dB  "
+            f"{self.spec.name} ({self.budget})  step {self.step}/{self.num_steps}  {shown}  "
             f"{rate * self.recipe.batch_size:.0f} patches/s  left {int(left // 60)}:{int(left % 60):02d}  "
             f"skipped {self.skipped}"
         )
@@ -359,11 +368,15 @@ def _whole(weights: Path) -> bool:
     return True
 
 
-def _mean(values: Collection[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+def _means(rows: Collection[list[float]]) -> tuple[float, float]:
+    """Mean loss and mean squared error of some steps."""
+    if not rows:
+        return math.nan, math.nan
+    losses, errors = zip(*rows, strict=True)
+    return sum(losses) / len(rows), sum(errors) / len(rows)
 
 
-def _loss_psnr(mse: float) -> float:
+def _psnr_of(mse: float) -> float:
     return -10 * math.log10(mse) if mse > 0 else math.nan
 
 
