@@ -39,6 +39,9 @@ train: $(ENV) ## train or resume one run: make train EXPERIMENT=dninn-st-s25 BUD
 	@test -n "$(EXPERIMENT)" || { echo "error: name an experiment of experiments.yaml: make train EXPERIMENT=dninn-st-s25 BUDGET=laptop"; exit 2; }
 	python -m invdenoise.training $(EXPERIMENT) --budget $(if $(filter released,$(BUDGET)),laptop,$(BUDGET))
 
+ablations: $(ENV) ## train the short runs behind the choice of recipe (two hours)
+	python -m invdenoise.training $$(python -c 'from invdenoise.experiments import ablations; print(*ablations())')
+
 lab: $(ENV) ## open the notebooks in JupyterLab
 	jupyter lab notebooks/00_tour.ipynb
 
@@ -60,15 +63,18 @@ release: $(ENV) ## maintainers: make the local run the released one, and refresh
 readme: $(ENV) ## refresh the README's table from results/released
 	python -m invdenoise.release --readme
 
+# A CUDA build of PyTorch asks for NVIDIA's libraries and Triton by itself, at its own versions, and the CPU build needs
+# none of them: as pins they would weigh gigabytes everywhere. The build ("+cpu", "+cu130") is left to pip for the same reason.
+UNPINNED := /^(nvidia|cuda)[-_]|^(pytorch-)?triton==/d; s/\+(cpu|cu[0-9]+)$$//
 pins: ## maintainers: write requirements.txt from a fresh environment with pyproject.toml's needs
 	$(PYTHON) -m venv .venv-pins
 	.venv-pins/bin/pip install --quiet torch==2.13.0
 	.venv-pins/bin/pip install --quiet -e '.[bm3d,notebooks,graph,test]'
-	{ head -n 1 requirements.txt; .venv-pins/bin/pip freeze --exclude-editable | sed 's/+cpu//'; } > requirements.new
+	{ head -n 1 requirements.txt; .venv-pins/bin/pip freeze --exclude-editable | sed -E '$(UNPINNED)'; } > requirements.new
 	mv requirements.new requirements.txt; rm -r .venv-pins
 
 clean: ## delete what `make paper` wrote; asks before local training runs; never touches released results
 	rm -rf results/scores results/tables results/figures results/notebooks results/bench.csv results/report.html results/smoke .snakemake
 	@if [ -d results/runs ]; then read -r -p "Delete local training in results/runs too? [y/N] " a; [ "$$a" != y ] || rm -rf results/runs; fi
 
-.PHONY: help env data paper train lab test bench cluster release readme pins clean
+.PHONY: help env data paper train ablations lab test bench cluster release readme pins clean

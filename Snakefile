@@ -7,7 +7,9 @@ PLAN = plan.make_plan(config.get("budget", "released"))
 RESULTS = plan.in_graph(PLAN.results)
 PAGES = f"{RESULTS}/notebooks"
 SCORES = [f"{RESULTS}/scores/{job.output}" for job in PLAN.evaluations]
-MADE = [*SCORES, *(f"{PAGES}/{name}.ipynb" for name in (*plan.FIGURES, "00_tour"))]  # what the report reads and links
+EVALUATED = [f"{PAGES}/evaluate/{job.output.removesuffix('.csv')}.ipynb" for job in PLAN.evaluations]
+DRAWN = [f"{PAGES}/{name}.ipynb" for name in (*plan.FIGURES, "00_tour")]
+MADE = [*SCORES, *EVALUATED, *DRAWN]  # what the report reads and links
 
 
 def execute(notebook, page, **parameters):
@@ -70,7 +72,9 @@ for name in plan.FIGURES:
             "{params.command}"
 
 
-for job in PLAN.evaluations:
+# `update` keeps an earlier score when its job fails. The page is gone then, and the next run takes up the job for its sake:
+# to the graph the score that was kept would pass for a new one.
+for job, score, page in zip(PLAN.evaluations, SCORES, EVALUATED):
 
     rule:
         name:
@@ -79,11 +83,11 @@ for job in PLAN.evaluations:
             "notebooks/evaluate.ipynb",
             PLAN.weights_files(job.method),
         output:
-            f"{RESULTS}/scores/{job.output}",
-            page=f"{PAGES}/evaluate/{job.output.removesuffix('.csv')}.ipynb",
+            update(score),
+            page=page,
         priority: job.priority
         params:
-            command=execute("evaluate", f"{PAGES}/evaluate/{job.output.removesuffix('.csv')}.ipynb", **job.parameters),
+            command=execute("evaluate", page, **job.parameters),
         shell:
             "{params.command}"
 

@@ -127,6 +127,12 @@ def test_what_is_no_image_is_refused(spoil, error, message, denoiser):
         (math.inf, ValueError, "sigma is inf"),
         ("high", TypeError, "sigma is 'high'; expected a number of grey levels"),
         ([25], TypeError, r"sigma is \[25\]"),
+        ("25", TypeError, "sigma is '25'; expected a number of grey levels"),
+        (True, TypeError, "sigma is True"),
+        (np.bool_(True), TypeError, "sigma is np.True_"),
+        (torch.tensor(True), TypeError, "sigma is True"),
+        (torch.tensor([25.0]), TypeError, r"sigma is tensor\(\[25.\]\)"),
+        (25 + 0j, TypeError, "sigma is \\(25\\+0j\\)"),
     ],
     ids=str,
 )

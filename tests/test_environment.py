@@ -145,6 +145,24 @@ def test_another_python_is_refused_before_anything_is_installed(make, tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
+@pytest.mark.parametrize("build", ["", "+cpu", "+cu130"])
+def test_pins_are_the_same_whichever_build_of_pytorch_is_installed(build, make, tmp_path):
+    cuda = ["nvidia-cublas==13.1.0.3", "nvidia_nvtx==13.0.85", "cuda-bindings==13.3.1", "triton==3.9.0"]
+    kept = ["networkx==3.6.1", "numpy==2.4.6", "torch==2.13.0", "tritonclient==2.1", "wcwidth==0.9.4"]
+    installed = [*(cuda if build != "+cpu" else []), *kept]
+    python = tmp_path / "python"  # makes an environment in which nothing but a list of packages can be had
+    python.write_text(
+        "#!/bin/sh\nmkdir -p $3/bin\n"
+        f"printf '#!/bin/sh\\n[ $1 = install ] || cat {tmp_path}/listed\\n' > $3/bin/pip\nchmod +x $3/bin/pip\n"
+    )
+    python.chmod(0o755)
+    (tmp_path / "listed").write_text("".join(f"{name}{build if 'torch' in name else ''}\n" for name in installed))
+    head = (tmp_path / "requirements.txt").read_text().splitlines()[0]
+    shown = make("pins", f"PYTHON={python}", "BIN=elsewhere/bin")
+    assert shown.returncode == 0, shown.stderr
+    assert (tmp_path / "requirements.txt").read_text().splitlines() == [head, *kept]
+
+
 # --- CI ---
 
 

@@ -167,6 +167,14 @@ def test_sweeps_are_read_alone(tmp_path):
     assert read_scores(tmp_path, sweeps=True)["psnr"].tolist() == [2.0]
 
 
+def test_hidden_files_are_no_scores(tmp_path):
+    folder = tmp_path / ".kept" / "scores"  # only what is hidden below the folder counts
+    write_scores(table(psnr=[1.0]), folder / "m" / "set12.csv")
+    (folder / "m" / ".set12-unfinished-0a1b2c3d.csv").write_text("method,vari")
+    write_scores(table(psnr=[2.0]), folder / "m" / ".ipynb_checkpoints" / "set12-checkpoint.csv")
+    assert read_scores(folder)["psnr"].tolist() == [1.0]
+
+
 def test_missing_scores_name_the_command(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="no scores in .*`make paper`"):
         read_scores(tmp_path)

@@ -84,6 +84,60 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(refused, tmp_path, m
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next_write_and_what_a_running_one_writes_is_kept(tmp_path):
+    path, other = tmp_path / "a[1].txt", tmp_path / "a[1]-b.txt"  # names that a pattern could take for more
+    code = f"""
+import time, pathlib
+from invdenoise.files import atomic
+with atomic(pathlib.Path({str(path)!r})) as one, atomic(pathlib.Path({str(other)!r})) as two:
+    one.write_text("half")
+    two.write_text("half")
+    print(one.name, two.name, flush=True)
+    time.sleep(600)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(paths.ROOT / "lib")}
+    writer = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        left = writer.stdout.readline().split()
+        with atomic(path) as mine:
+            with atomic(path) as also_mine:
+                also_mine.write_text("first")
+            mine.write_text("second")
+        assert {file.name for file in tmp_path.iterdir()} == {path.name, *left}
+    finally:
+        writer.send_signal(signal.SIGKILL)
+        writer.communicate()
+    with atomic(path) as temporary:
+        temporary.write_text("third")
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, left[1]} and path.read_text() == "third"
+
+
+def test_a_hidden_file_of_the_reader_is_not_taken_for_a_temporary(tmp_path):
+    mine = [tmp_path / name for name in (".file-20240101.txt", ".file-unfinished-long-story.txt", ".file.txt")]
+    for file in mine:
+        file.write_text("kept")
+    with atomic(tmp_path / "file.txt") as temporary:
+        temporary.write_text("new")
+    assert {*tmp_path.iterdir()} == {tmp_path / "file.txt", *mine}
+
+
+def test_a_temporary_that_was_removed_before_it_was_locked_is_made_anew(tmp_path, monkeypatch):
+    make, made = files.tempfile.mkstemp, []
+
+    def stolen(**where):
+        handle, name = make(**where)
+        made.append(name)
+        if len(made) == 1:
+            os.unlink(name)
+        return handle, name
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", stolen)
+    with atomic(tmp_path / "file.txt") as temporary:
+        assert str(temporary) == made[1]
+        temporary.write_text("new")
+    assert (tmp_path / "file.txt").read_text() == "new"
+
+
 def test_a_lock_that_cannot_be_written_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OSError, match="could not write .*lock.*INVDENOISE_RESULTS"):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from pathlib import Path
+
 import nbformat
 import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from papermill.exceptions import PapermillExecutionError
 
 from invdenoise import notebooks
 from invdenoise.notebooks import check_parameters, known_parameters, main, run_notebook
@@ -64,6 +69,24 @@ def test_values_on_the_command_line_are_read_as_yaml(notebook, monkeypatch, tmp_
     arguments = [str(notebook), str(tmp_path / "out.ipynb"), "-p", "divisor", "2.5", "-p", "label", "[15, 25]"]
     assert main([*arguments, "-p", "flag", "true", "-p", "name", "dninn-st-s25"]) == 0
     assert asked == {"divisor": 2.5, "label": [15, 25], "flag": True, "name": "dninn-st-s25"}
+
+
+def test_the_copy_of_a_failed_run_has_the_usual_permissions(notebook, monkeypatch, tmp_path):
+    def fail(source, copy, **_):
+        Path(copy).write_text("as far as it came")
+        raise PapermillExecutionError(1, 3, "1 / 0", "ZeroDivisionError", "division by zero", [])
+
+    monkeypatch.setattr(papermill, "execute_notebook", fail)
+    output = tmp_path / "out" / "tiny.ipynb"
+    mask = os.umask(0o027)
+    try:
+        with pytest.raises(RuntimeError, match="failed in cell 3"):
+            run_notebook(notebook, output, {})
+    finally:
+        os.umask(mask)
+    (failed,) = output.parent.iterdir()
+    assert failed == output.with_suffix(".failed.ipynb") and failed.read_text() == "as far as it came"
+    assert stat.S_IMODE(failed.stat().st_mode) == 0o640
 
 
 @pytest.mark.slow

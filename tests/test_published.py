@@ -4,7 +4,7 @@ import re
 import pandas as pd
 import pytest
 
-from invdenoise import published
+from invdenoise import datasets, published
 from invdenoise.published import TOLERANCES, Verdict, compare, coverage, load_published, published_value, verdict
 
 IDENTITY = ["text", "paper", "place", "row", "column", "dataset", "sigma", "metric"]
@@ -414,6 +414,22 @@ def test_compare_judges_neither_stand_ins_nor_a_part_of_the_dataset():
         (found,) = table_1(result | entries)
         assert (found["verdict"], found["ours"]) == (expected, 29.08)
         assert pd.isna(found["difference"])
+
+
+@pytest.mark.parametrize(("dataset", "pairs"), [("polyu", 100), ("cc15", 15), ("sidd", 13)])
+def test_compare_counts_a_noisy_picture_and_its_reference_as_one(dataset, pairs):
+    printed = load_published("invdn").query("place == 'Table 2' and method == 'invdn' and metric == 'psnr'").iloc[:1]
+    printed = printed.assign(dataset=dataset)
+    result = dict(method="invdn", psnr=39.0, requested=dataset, dataset=dataset, sigma_test=None)
+    for num_images, complete in ((pairs, True), (pairs - 1, False)):
+        (found,) = compare(printed, summary_of(result | dict(num_images=num_images))).to_dict("records")
+        assert (found["verdict"] != "not run", pd.notna(found["difference"])) == (complete, complete)
+
+
+def test_where_there_are_no_pairs_every_picture_counts():
+    for source in map(datasets.describe, datasets.dataset_ids()):
+        if source.channels and source.id not in ("polyu", "cc15", "sidd"):
+            assert published._num_pictures(source.id) == source.num_files, source.id
 
 
 def test_compare_matches_numbers_without_a_noise_level():

@@ -98,6 +98,16 @@ def test_a_run_without_report_is_not_released(site):
     assert contents(site / "released") == before
 
 
+def test_a_run_that_was_never_measured_is_not_released(site, capsys):
+    write_local(site)
+    (site / "bench.csv").unlink()
+    before = contents(site)
+    assert release.main([]) == 1
+    missing = site / "bench.csv"
+    assert capsys.readouterr().err == f"error: no {missing}, and none released before; run `make bench` first\n"
+    assert contents(site) == before and release.README.read_text() == TEXT
+
+
 @pytest.mark.parametrize("broken", ["copytree", "rename"])
 def test_a_failure_midway_keeps_the_older_release_and_leaves_nothing_behind(site, monkeypatch, broken):
     write_local(site)
@@ -143,6 +153,16 @@ def test_refreshing_the_readme_leaves_the_release_alone(site):
     assert release.main(["--readme"]) == 0
     assert contents(site) == before
     assert release.README.read_text() == release.readme_text(TEXT)
+
+
+def test_a_readme_without_released_measurements_names_the_remedy(site, capsys):
+    write_local(site)
+    release.release()
+    (site / "released" / "bench.csv").unlink()
+    assert release.main(["--readme"]) == 1
+    missing = site / "released" / "bench.csv"
+    assert capsys.readouterr().err == f"error: no {missing}; run `make bench`, then `make release`\n"
+    assert release.README.read_text() == TEXT
 
 
 @pytest.mark.skipif(not paths.RELEASED.exists(), reason="nothing released yet: make release")

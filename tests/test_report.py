@@ -228,6 +228,8 @@ def test_page_reads_on_a_phone(local, page):
     assert ("meta", "content", "width=device-width, initial-scale=1") in shown.attributes
     assert set(shown.parents) == {("div", "wide")}  # tables scroll, the page does not
     assert ".wide { overflow-x: auto; }" in shown.text and "img { max-width: 100%" in shown.text
+    assert ".wide td:first-child { position: sticky; left: 0; background: #fff; }" in shown.text  # names stay in sight
+    assert "border-collapse: collapse" not in shown.text  # whose lines would not move with what is sticky
 
 
 def test_page_escapes_what_it_is_given(local, page):

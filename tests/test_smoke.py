@@ -124,20 +124,25 @@ def test_a_missing_score_is_made_again_with_what_hangs_on_it_and_no_more(graph):
 
 
 def test_a_failure_is_named_and_leaves_all_other_results(graph):
-    """Last, for it leaves a network without scores."""
+    """Last, for it leaves a network without new scores."""
     weights = graph.results / "runs" / NETWORK / "smoke" / "weights.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     before = graph.written()
+    job, score = f"evaluate_{NETWORK}_bsd68", f"scores/{NETWORK}/bsd68.csv"
+    earlier = (graph.results / score).read_bytes()
     failed = graph.run()
     assert failed.returncode == 1
-    job, score = f"evaluate_{NETWORK}_bsd68", f"scores/{NETWORK}/bsd68.csv"
     assert f"Error in rule {job}:" in failed.stdout
     assert re.search(r"error: evaluate.ipynb failed in cell \d+: ValueError: .* does not match its card", failed.stdout)
     assert str(graph.results / "paper.log") in failed.stdout
     page = f"notebooks/evaluate/{NETWORK}/bsd68"
     after = graph.written()
-    assert f"{page}.failed.ipynb" in after and score not in after
+    assert f"{page}.failed.ipynb" in after and f"{page}.ipynb" not in after
+    assert (graph.results / score).read_bytes() == earlier
     kept = before.keys() - {score, f"{page}.ipynb", f"{page}.html"}
     assert {name: after[name] for name in kept if name in after} == {name: before[name] for name in kept}
     assert "left about" not in failed.stdout  # nothing that hangs on it was drawn from a part of the scores
+    again = graph.run()  # the score that was kept does not pass for a new one
+    assert again.returncode == 1 and f"Error in rule {job}:" in again.stdout
+    assert (graph.results / score).read_bytes() == earlier

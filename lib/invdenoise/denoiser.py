@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -85,10 +86,11 @@ def check_sigma(sigma: float | None, needed: bool, who: str) -> float | None:
                 f"{who}: sigma is missing; give the noise level in grey levels, e.g. denoise(noisy, sigma=25)"
             )
         return None
-    try:
-        sigma = float(sigma)
-    except (TypeError, ValueError):
-        raise TypeError(f"{who}: sigma is {sigma!r}; expected a number of grey levels, 0 to 255") from None
+    if isinstance(sigma, Tensor) and sigma.ndim == 0:
+        sigma = sigma.item()
+    if isinstance(sigma, bool) or not isinstance(sigma, Real):
+        raise TypeError(f"{who}: sigma is {sigma!r}; expected a number of grey levels, 0 to 255")
+    sigma = float(sigma)
     if not math.isfinite(sigma) or not 0 <= sigma <= SIGMA_MAX:
         raise ValueError(f"{who}: sigma is {sigma:g}; expected a noise level in grey levels, 0 to 255")
     return sigma

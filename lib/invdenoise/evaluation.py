@@ -96,7 +96,8 @@ def write_scores(scores: pd.DataFrame, path: Path) -> None:
 def read_scores(folder: Path | Sequence[Path] | None = None, sweeps: bool = False) -> pd.DataFrame:
     """All score files below a folder (default: `results/scores`), or those listed, as one table.
 
-    Sweeps over many noise levels (`*-sweep*.csv`) are read only when asked for, and then alone.
+    Sweeps over many noise levels (`*-sweep*.csv`) are read only when asked for, and then alone. Hidden files are not
+    scores: a killed process leaves unfinished ones, and JupyterLab keeps checkpoints in a hidden folder.
 
     Raises:
         FileNotFoundError: there are none; names the command that makes them.
@@ -104,7 +105,12 @@ def read_scores(folder: Path | Sequence[Path] | None = None, sweeps: bool = Fals
     """
     folder = paths.scores_dir() if folder is None else folder
     if isinstance(folder, Path):
-        files = sorted(file for file in folder.rglob("*.csv") if ("-sweep" in file.stem) == sweeps)
+        files = sorted(
+            file
+            for file in folder.rglob("*.csv")
+            if ("-sweep" in file.stem) == sweeps
+            and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        )
     else:
         files = list(folder)
     if not files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import os
 import tempfile
@@ -15,15 +16,16 @@ from pathlib import Path
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, moved onto it when the block ends well; on any error `path` stays as it was.
 
+    What a killed process left of an earlier attempt is removed first; what a running one writes is left to it.
+
     Raises:
         OSError: the folder is read-only, the disk is full, ...; the message names the file and the remedy.
     """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        _remove_left(path)
+        handle, temporary = _temporary(path)
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
@@ -41,6 +43,34 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _beginning(path: Path) -> str:
+    return f".{path.stem}-unfinished-"
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, locked until the handle is closed or the process ends, however it ends.
+
+    Unlike a process id in the name, a lock tells the owner's end on other machines of a shared folder too.
+    """
+    while True:
+        handle, name = tempfile.mkstemp(prefix=_beginning(path), suffix=path.suffix, dir=path.parent)
+        with contextlib.suppress(OSError):  # a file system without locks, on which nothing is ever taken for left
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            return handle, Path(name)
+        os.close(handle)  # another process took it for left before it was locked
+
+
+def _remove_left(path: Path) -> None:
+    """Remove the temporaries of `path` that no running process holds."""
+    pattern = f"{glob.escape(_beginning(path))}????????{glob.escape(path.suffix)}"
+    for left in path.parent.glob(pattern):
+        with contextlib.suppress(OSError), open(left, "rb+") as handle:  # held, not ours to remove, or gone already
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 @contextlib.contextmanager

@@ -65,8 +65,8 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> Pa
                 cwd=str(paths.ROOT),
             )
         except PapermillExecutionError as error:
-            os.replace(temporary, failed)
-            temporary.touch()  # what `atomic` cleans up
+            with atomic(failed) as copy:
+                os.replace(temporary, copy)
             raise RuntimeError(
                 f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
                 f"  read the executed copy: {failed}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 
 from invdenoise import datasets
 from invdenoise.experiments import BUDGETS
-from invdenoise.paths import PUBLISHED
+from invdenoise.paths import PUBLISHED, SOURCES
 
 COLUMNS = (
     "paper", "place", "row", "column", "dataset", "sigma", "metric", "unit", "value", "printed", "method", "note",
@@ -25,6 +26,8 @@ COMPARED = (
 )  # fmt: skip
 # Where a printed number stands beside more than the results under its own name: weights that the authors released.
 OUR_NAMES = {"dncnn": ("dncnn", "dncnn-authors")}
+# How the names of a noisy picture and of its clean reference end, in the datasets that have both (polyu, cc15, sidd).
+PAIRED = re.compile("_(real|mean|NOISY|GT)$")
 
 # Largest distance from the printed value that is "reproduced" and "close". Those of PSNR are the house rule. Scores without a
 # unit (SSIM, AKLD) are printed to three digits; parameter counts often to two, so theirs are fractions of the count.
@@ -200,8 +203,8 @@ def compare(published: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     `OUR_NAMES` has a row for every name there that has a result. A number without result has one row: `ours`,
     `difference` and `num_images` NaN, `our_method` and `budget` None.
 
-    Pictures that stand in come to "data not available". A mean over fewer pictures than the dataset has files comes to
-    "not run". Both keep `ours` and have no `difference`.
+    Pictures that stand in come to "data not available". A mean over fewer pictures than the dataset has comes to
+    "not run"; a noisy picture and its clean reference are one. Both keep `ours` and have no `difference`.
 
     Args:
         published: rows of `load_published`.
@@ -237,6 +240,13 @@ def _find(results: dict[tuple, dict[str, Any]], name: str, number: dict[str, Any
     return for_level or results.get(_result_key(name, dataset, sigma))
 
 
+def _num_pictures(dataset: str) -> int:
+    """How many pictures a dataset has to be denoised: pairs count once, and a licence or the like does not."""
+    files = map(Path, pd.read_csv(SOURCES.parent / datasets.describe(dataset).files)["file"])
+    pictures = [str(file.with_suffix("")) for file in files if file.suffix.lower() in datasets.SUFFIXES]
+    return len({PAIRED.sub("", picture) for picture in pictures})
+
+
 def _beside(number: dict[str, Any], result: dict[str, Any] | None) -> dict[str, Any]:
     """One row of `compare`."""
     row = {key: number[key] for key in ("paper", "place", "method", "row", "column", "dataset", "sigma")}
@@ -244,7 +254,7 @@ def _beside(number: dict[str, Any], result: dict[str, Any] | None) -> dict[str, 
     if result is None:
         return row | {"verdict": verdict(number["value"], None)}
     available = result["dataset"] == number["dataset"]
-    complete = available and result["num_images"] >= datasets.describe(number["dataset"]).num_files
+    complete = available and result["num_images"] >= _num_pictures(number["dataset"])
     judged = verdict(
         number["value"],
         result["psnr"] if complete else None,

@@ -27,7 +27,8 @@ def release() -> None:
     """Copy the local run into `results/released`.
 
     Raises:
-        RuntimeError: the run is not one to release: no report, or scores of the embedded pictures.
+        RuntimeError: the run is not one to release: no report, scores of the embedded pictures, or no measurements,
+            neither of this run nor released before.
     """
     local = paths.results_dir()
     if not (local / "report.html").exists():
@@ -36,6 +37,8 @@ def release() -> None:
         raise RuntimeError(
             "these scores are of the embedded pictures; run `make data`, then `make paper`, and release that"
         )
+    if not any((folder / "bench.csv").exists() for folder in (local, paths.RELEASED)):
+        raise RuntimeError(f"no {local / 'bench.csv'}, and none released before; run `make bench` first")
     paths.RELEASED.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.RELEASED.parent) as folder:
         fresh, old = Path(folder) / "fresh", Path(folder) / "old"
@@ -72,8 +75,11 @@ def readme_text(text: str) -> str:
 
 
 def bench_table() -> str:
-    """The released measurements as Markdown."""
-    table = pd.read_csv(paths.RELEASED / "bench.csv")
+    """The released measurements as Markdown; FileNotFoundError when there are none."""
+    file = paths.RELEASED / "bench.csv"
+    if not file.exists():
+        raise FileNotFoundError(f"no {file}; run `make bench`, then `make release`")
+    table = pd.read_csv(file)
     lines = ["| measured | | value | ratio | target |", "|---|---|---|---|---|"]
     for row in table.to_dict("records"):
         ratio = "" if pd.isna(row["ratio"]) else f"{row['ratio']:.2f} × {row['reference']}"
