@@ -46,7 +46,7 @@ def pictures():
 def test_one_row_a_picture_and_level_with_every_column(pictures):
     scores = evaluate(Blend(), "embedded", [15, 50], limit=2, seed=3, variant="half")
     assert tuple(scores.columns) == COLUMNS and len(scores) == 4
-    assert not scores.drop(columns="weights_sha256").isna().any().any()
+    assert not scores.drop(columns=["weights_sha256", "sigma_estimated"]).isna().any().any()
     names = [picture.name for picture in pictures][:2]
     assert scores["image"].tolist() == 2 * names and scores["sigma_test"].tolist() == [15, 15, 50, 50]
     row = scores.iloc[0]
@@ -115,6 +115,21 @@ def test_options_reach_every_call_and_levels_are_reported():
     assert [line.split(":")[0] for line in lines] == [f"blend odd on embedded, sigma {s}" for s in (15, 25)]
 
 
+def test_a_blind_denoiser_is_not_told_the_level_and_its_estimate_is_kept(tmp_path):
+    blind = Blend()
+    assert evaluate(blind, "embedded", [15], limit=1, tell_sigma=False)["sigma_estimated"].isna().all()
+    assert [sigma for sigma, _ in blind.given] == [None, None]
+    blind.estimate_sigma = lambda noisy: 255 * (noisy[..., 1:] - noisy[..., :-1]).std().reshape(1) / 2**0.5
+    scores = evaluate(blind, "embedded", [15, 75], limit=2, tell_sigma=False)
+    assert summarise(scores)["sigma_estimated"].tolist() == pytest.approx([15, 75], rel=0.35)
+    assert scores["sigma_estimated"].nunique() == 4
+    assert evaluate(blind, "embedded", [15], limit=1)["sigma_estimated"].isna().all()
+    write_scores(scores, tmp_path / "new.csv")
+    write_scores(scores.drop(columns="sigma_estimated"), tmp_path / "old.csv")
+    back = read_scores(tmp_path)
+    assert tuple(back.columns) == COLUMNS and back["sigma_estimated"].notna().sum() == 4
+
+
 def test_a_name_is_loaded():
     scores = evaluate("wavelet-visu", "embedded", [25], limit=1)
     assert scores["method"].tolist() == ["wavelet-visu"] and math.isnan(scores["sigma_train"].astype(float)[0])
@@ -143,7 +158,7 @@ def table(**columns):
         "method": "m", "variant": "", "dataset": "set12", "requested": "set12", "image": "01", "sigma_train": 25.0,
         "sigma_test": 25.0, "psnr": 30.0, "psnr_rounded": 29.0, "psnr_noisy": 20.0, "ssim": 0.9, "seconds": 1.0,
         "megapixels": 0.5, "device": "cpu", "seed": 0, "num_parameters": 7, "budget": "none", "weights_sha256": "",
-        "data_sha256": "ab", "version": "1", "commit": "c",
+        "data_sha256": "ab", "version": "1", "commit": "c", "sigma_estimated": math.nan,
     }  # fmt: skip
     return pd.DataFrame({key: columns.get(key, [filler[key]] * number) for key in COLUMNS})
 

@@ -22,8 +22,9 @@ from invdenoise.provenance import commit
 COLUMNS = (
     "method", "variant", "dataset", "requested", "image", "sigma_train", "sigma_test", "psnr", "psnr_rounded",
     "psnr_noisy", "ssim", "seconds", "megapixels", "device", "seed", "num_parameters", "budget", "weights_sha256",
-    "data_sha256", "version", "commit",
+    "data_sha256", "version", "commit", "sigma_estimated",
 )  # fmt: skip
+LATER = {"sigma_estimated"}  # columns that older score files lack
 
 
 def evaluate(
@@ -34,6 +35,7 @@ def evaluate(
     seed: int = 0,
     limit: int | None = None,
     variant: str = "",
+    tell_sigma: bool = True,
     report: Callable[[str], None] | None = None,
     **options,
 ) -> pd.DataFrame:
@@ -49,7 +51,9 @@ def evaluate(
         sigmas: noise levels in grey levels.
         seed: of the noise.
         limit: number of pictures, the first in order; None takes all.
-        variant: label of the `options`, which are passed to `denoise` (`adapt=False` and the like).
+        variant: label of the `options`, which are passed to `denoise` (`adapt=False` and the like), or of `tell_sigma`.
+        tell_sigma: False keeps the noise level from the denoiser. One that estimates it has its estimate, in grey levels,
+            in the column `sigma_estimated`.
         report: called with a line of progress for each noise level.
 
     `seconds` is the time of `denoise` alone, on one picture at a time, after one warm-up picture.
@@ -70,21 +74,29 @@ def evaluate(
         for picture in pictures:
             clean = picture.tensor()
             noisy = awgn(clean, sigma, noise_generator(seed, pictures.name, picture.name, sigma))
+            told = sigma if tell_sigma else None
             if not warm:  # first calls pay for allocation and code loading
-                denoiser.denoise(noisy[..., :64, :64], sigma, **options)
+                denoiser.denoise(noisy[..., :64, :64], told, **options)
                 warm = True
             started = time.perf_counter()
-            denoised = denoiser.denoise(noisy, sigma, **options)
+            denoised = denoiser.denoise(noisy, told, **options)
             seconds = time.perf_counter() - started
             rows.append(common | {
                 "image": picture.name, "sigma_test": sigma, "psnr": psnr(clean, denoised),
                 "psnr_rounded": psnr(clean, denoised, rounded=True), "psnr_noisy": psnr(clean, noisy),
                 "ssim": ssim(clean, denoised), "seconds": seconds, "megapixels": clean[0, 0].numel() / 1e6,
+                "sigma_estimated": math.nan if tell_sigma else _estimated(denoiser, noisy),
             })  # fmt: skip
         if report:
             mean = sum(row["psnr"] for row in rows[-len(pictures) :]) / len(pictures)
             report(f"{denoiser.name} {variant} on {pictures.name}, sigma {sigma:g}: {mean:.2f} dB".replace("  ", " "))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _estimated(denoiser: Denoiser, noisy: torch.Tensor) -> float:
+    """The noise level that the denoiser sees in `noisy`, in grey levels; NaN where it does without."""
+    estimate = getattr(denoiser, "estimate_sigma", None)
+    return math.nan if estimate is None else float(estimate(noisy))
 
 
 def write_scores(scores: pd.DataFrame, path: Path) -> None:
@@ -121,11 +133,11 @@ def read_scores(folder: Path | Sequence[Path] | None = None, sweeps: bool = Fals
             table = pd.read_csv(file, keep_default_na=False, na_values=[""], dtype={"variant": str, "image": str})
         except ValueError as error:  # what pandas raises on an empty or broken file
             raise ValueError(f"{file} is not a score file: {error}; delete it and run again") from None
-        if missing := set(COLUMNS) - set(table.columns):
+        if missing := set(COLUMNS) - set(table.columns) - LATER:
             raise ValueError(
                 f"{file} is not a score file: column {sorted(missing)[0]!r} is missing; delete it and run again"
             )
-        tables.append(table[list(COLUMNS)])
+        tables.append(table.reindex(columns=COLUMNS))
     scores = pd.concat(tables, ignore_index=True)
     return scores.assign(variant=scores["variant"].fillna(""))
 
@@ -133,12 +145,12 @@ def read_scores(folder: Path | Sequence[Path] | None = None, sweeps: bool = Fals
 def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     """Means over pictures: one row per method, variant, dataset and noise level, with the number of pictures.
 
-    Columns: psnr, psnr_rounded, psnr_noisy, ssim, seconds (per picture), seconds_per_megapixel, num_images, budget,
-    num_parameters, sigma_train.
+    Columns: psnr, psnr_rounded, psnr_noisy, ssim, seconds (per picture), sigma_estimated, seconds_per_megapixel, num_images,
+    budget, num_parameters, sigma_train.
     """
     keys = ["method", "variant", "requested", "dataset", "sigma_test"]
     groups = scores.groupby(keys, sort=False, dropna=False)
-    table = groups[["psnr", "psnr_rounded", "psnr_noisy", "ssim", "seconds"]].mean()
+    table = groups[["psnr", "psnr_rounded", "psnr_noisy", "ssim", "seconds", "sigma_estimated"]].mean()
     table["seconds_per_megapixel"] = groups["seconds"].sum() / groups["megapixels"].sum()
     table["num_images"] = groups.size()
     for column in ("budget", "num_parameters", "sigma_train"):
