@@ -64,6 +64,7 @@ for name in plan.FIGURES:
         input:
             f"notebooks/{name}.ipynb",
             SCORES,
+            PLAN.figure_files(name),
         output:
             f"{PAGES}/{name}.ipynb",
         params:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from test_report import write_curve
 
 from invdenoise import datasets, paths, plan
 from invdenoise.classical import METHODS
@@ -140,8 +141,22 @@ def test_the_graph_waits_for_what_the_plan_says(tmp_path):
         assert set(waits[job.rule].split(", ")) == needed
     scores = {str(found.results / "scores" / job.output) for job in ours}
     for figure in plan.FIGURES:
-        assert set(waits[figure.replace("/", "_")].split(", ")) == scores | {f"notebooks/{figure}.ipynb"}
+        needed = scores | {f"notebooks/{figure}.ipynb", *found.figure_files(figure)}
+        assert set(waits[figure.replace("/", "_")].split(", ")) == needed
     assert scores < set(waits["report"].split(", "))
+
+
+def test_training_costs_are_drawn_anew_when_a_curve_or_a_measurement_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVDENOISE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(paths, "RELEASED", tmp_path / "released")
+    curve = write_curve(paths.RELEASED / "ablations" / "ablation-none.csv", "ablation-none")
+    (paths.RELEASED / "bench.csv").touch()
+    found = make_plan("smoke")
+    assert found.figure_files("linn/training_cost") == [str(curve), str(paths.RELEASED / "bench.csv")]
+    found.results.mkdir(parents=True)
+    (found.results / "bench.csv").touch()
+    assert found.figure_files("linn/training_cost") == [str(curve), str(found.results / "bench.csv")]
+    assert found.figure_files("linn/table1_psnr") == []
 
 
 # --- what is left out ---

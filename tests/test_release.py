@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from test_report import write_run
+from test_report import write_curve, write_run
 
 from invdenoise import paths, release, report
+from invdenoise.experiments import ablations
 
 TEXT = "# Title\n\n<!-- table1 -->\nold numbers\n<!-- end -->\n\nBetween | them\n\n<!-- bench -->\n<!-- end -->\nend"
 
@@ -76,6 +79,31 @@ def test_measurements_stay_when_they_were_not_taken_again(site):
     (site / "bench.csv").unlink()
     assert release.main([]) == 0
     assert (site / "released" / "bench.csv").read_bytes() == measured
+
+
+def test_finished_ablations_are_released_and_earlier_ones_stay(site):
+    write_local(site)
+    write_curve(site / "released" / "ablations" / "ablation-none.csv", "ablation-none", psnr=27.0)
+    write_curve(site / "released" / "ablations" / "ablation-adam.csv", "ablation-adam", psnr=26.5)
+    write_curve(site / "released" / "ablations" / "ablation-gone.csv", "ablation-none", psnr=25.0)  # no more declared
+    write_curve(site / "runs" / "ablation-none" / "laptop" / "curve.csv", "ablation-none", psnr=28.0)  # made again
+    write_curve(site / "runs" / "ablation-seed" / "laptop" / "curve.csv", "ablation-seed", psnr=27.9)
+    write_curve(site / "runs" / "ablation-paper" / "laptop" / "curve.csv", "ablation-paper", psnr=27.0, part=0.5)
+    assert release.main([]) == 0
+    last = {file.stem: pd.read_csv(file)["val_psnr"].iloc[-1] for file in (site / "released" / "ablations").iterdir()}
+    assert last == {"ablation-none": 28.0, "ablation-seed": 27.9, "ablation-adam": 26.5}
+    assert (site / "runs" / "ablation-seed" / "laptop" / "curve.csv").exists()
+
+
+def test_a_released_ablation_goes_when_its_declared_length_changes(site, monkeypatch):
+    write_local(site)
+    write_curve(site / "released" / "ablations" / "ablation-none.csv", "ablation-none")
+    spec = ablations()["ablation-none"]
+    longer = dataclasses.replace(spec.recipe("laptop"), steps=2 * spec.recipe("laptop").steps)
+    changed = {"ablation-none": dataclasses.replace(spec, recipes={"laptop": longer})}
+    monkeypatch.setattr(report, "ablations", lambda: changed)
+    assert release.main([]) == 0
+    assert not (site / "released" / "ablations").exists()
 
 
 # --- what is refused, and what a failure leaves ---

@@ -7,12 +7,14 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
-from invdenoise import paths, report
+from invdenoise import paths, plan, report
 from invdenoise.datasets import describe
 from invdenoise.evaluation import COLUMNS, write_scores
+from invdenoise.experiments import ablations
 from invdenoise.published import load_published, published_value
 
 # Distance from the number printed in Table I by noise level; what is not here was not run.
@@ -58,6 +60,19 @@ def write_run(folder: Path, dataset: str = "bsd68") -> Path:
     (folder / "notebooks" / "linn").mkdir(parents=True)
     (folder / "notebooks" / "linn" / "one.html").write_text("executed")
     return folder
+
+
+def write_curve(file: Path, name: str, psnr: float = 28.0, part: float = 1.0) -> Path:
+    """The training curve of an ablation up to a part of its declared length, ending at `psnr`."""
+    recipe = ablations()[name].recipe("laptop")
+    end = round(part * recipe.steps)
+    rows = [
+        {"step": step, "patches": step * recipe.batch_size, "val_psnr": psnr - (end - step) / recipe.steps}
+        for step in range(recipe.validate_every, end + 1, recipe.validate_every)
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=["step", "patches", "val_psnr"]).to_csv(file, index=False)
+    return file
 
 
 class Page(HTMLParser):
@@ -196,6 +211,53 @@ def test_a_folder_without_scores_names_the_command(tmp_path):
         report.read_results(tmp_path)
 
 
+# --- training curves ---
+
+
+@pytest.fixture
+def released(tmp_path, monkeypatch) -> Path:
+    """A release with two ablations."""
+    for name in ("ablation-none", "ablation-adam"):
+        write_curve(tmp_path / "released" / "ablations" / f"{name}.csv", name)
+    monkeypatch.setattr(paths, "RELEASED", tmp_path / "released")
+    return tmp_path / "released"
+
+
+def test_ablations_count_once_they_are_finished(tmp_path):
+    runs = {name: tmp_path / "runs" / name / "laptop" / "curve.csv" for name in ablations()}
+    write_curve(runs["ablation-small-batches"], "ablation-small-batches")  # other steps than most
+    write_curve(runs["ablation-none"], "ablation-none", part=0.9)
+    write_curve(runs["ablation-seed"], "ablation-seed", part=0.0)  # not yet validated
+    write_curve(tmp_path / "runs" / "ablation-adam" / "smoke" / "curve.csv", "ablation-adam")
+    assert report.finished_ablations(tmp_path) == {"ablation-small-batches": runs["ablation-small-batches"]}
+
+
+def test_own_ablations_are_shown_once_there_are_all_of_them(tmp_path, released):
+    *names, last = ablations()
+    own = {name: write_curve(tmp_path / "runs" / name / "laptop" / "curve.csv", name) for name in names}
+    shown = report.ablation_curves(tmp_path)
+    assert shown == {name: released / "ablations" / f"{name}.csv" for name in ("ablation-none", "ablation-adam")}
+    own[last] = write_curve(tmp_path / "runs" / last / "laptop" / "curve.csv", last)
+    assert report.ablation_curves(tmp_path) == own
+    assert list(report.ablation_curves(tmp_path)) == list(ablations())
+    assert report.ablation_curves(released) == shown  # asked for by name
+
+
+def test_some_of_the_ablations_are_shown_where_none_were_released(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RELEASED", tmp_path / "released")
+    assert report.ablation_curves(tmp_path) == {}
+    own = write_curve(tmp_path / "runs" / "ablation-none" / "laptop" / "curve.csv", "ablation-none")
+    assert report.ablation_curves(tmp_path) == {"ablation-none": own}
+
+
+def test_own_measurements_go_before_released_ones(tmp_path, released):
+    assert report.bench_file(tmp_path) is None
+    (released / "bench.csv").touch()
+    assert report.bench_file(tmp_path) == released / "bench.csv"
+    (tmp_path / "bench.csv").touch()
+    assert report.bench_file(tmp_path) == tmp_path / "bench.csv"
+
+
 # --- page ---
 
 
@@ -221,6 +283,13 @@ def test_page_needs_no_network_and_no_other_picture(local, page):
     links = shown.values("href")
     assert links == ["notebooks/linn/one.html"] * 2  # from the figure, and from the list
     assert all((local.folder / link).exists() for link in links)
+
+
+def test_the_report_shows_every_figure_that_is_drawn():
+    cells = nbformat.read(paths.NOTEBOOKS / "report.ipynb", as_version=4).cells
+    (given,) = [cell.source for cell in cells if "write_report" in cell.source]
+    linked = {name for name in plan.FIGURES if f"notebooks/{name}.html" in given}
+    assert linked == set(plan.FIGURES)
 
 
 def test_page_reads_on_a_phone(local, page):

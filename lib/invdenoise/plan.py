@@ -11,6 +11,7 @@ from typing import Any
 from invdenoise import classical, datasets, paths
 from invdenoise.evaluation import noise_levels
 from invdenoise.experiments import BUDGETS, experiments
+from invdenoise.report import ablation_curves, bench_file
 from invdenoise.weights import AUTHORS_DNCNN, weights_path
 
 TABLE_DATASETS = ("bsd68", "set12")
@@ -21,7 +22,12 @@ SWEEP_NETWORKS = ("dninn-st-s50", "dncnn-s50", "dncnn-authors-s50")
 SWEEP_VARIANTS: dict[str, dict[str, Any]] = {"": {}, "-not-adapted": {"adapt": False}, "-exponent-1": {"exponent": 1.0}}
 
 # Notebooks that draw: each reads scores and weights, and trains nothing.
-FIGURES = ("linn/table1_psnr", "linn/fig4_detail_channels", "linn/fig5_threshold_adaptation")
+FIGURES = (
+    "linn/table1_psnr",
+    "linn/fig4_detail_channels",
+    "linn/fig5_threshold_adaptation",
+    "linn/training_cost",
+)
 
 # A smoke run trains one network of each kind, a few steps each.
 SMOKE_TRAININGS = ("dninn-st-s25", "dninn-lista-s25", "dninn-st-2scale-s25", "dninn-st-s50", "dninn-lista-s50")
@@ -92,6 +98,13 @@ class Plan:
         if figure == "linn/fig4_detail_channels":
             return {"budget": self.budget, "dataset": "bsd68", "method": self.fig4_method}
         return {"scores": "local"}
+
+    def figure_files(self, figure: str) -> list[str]:
+        """Files besides the scores that a figure is drawn from and that a later command may change."""
+        if figure != "linn/training_cost":
+            return []
+        bench = bench_file(self.results)
+        return [in_graph(file) for file in (*ablation_curves(self.results).values(), *([bench] if bench else []))]
 
     @cached_property
     def fig4_method(self) -> str:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from invdenoise import paths
 from invdenoise.files import atomic
-from invdenoise.report import markdown_table, read_results
+from invdenoise.report import finished_ablations, markdown_table, read_results
 
 README = paths.ROOT / "README.md"
 KEPT = ("scores", "tables", "figures", "bench.csv", "report.html")
@@ -25,6 +25,8 @@ KEPT = ("scores", "tables", "figures", "bench.csv", "report.html")
 
 def release() -> None:
     """Copy the local run into `results/released`.
+
+    Measurements, and curves of ablations, that were not made again stay as they were released before.
 
     Raises:
         RuntimeError: the run is not one to release: no report, scores of the embedded pictures, or no measurements,
@@ -51,6 +53,10 @@ def release() -> None:
                 shutil.copy2(source, fresh / name)
             elif (paths.RELEASED / name).exists():  # not measured again this time
                 shutil.copy2(paths.RELEASED / name, fresh / name)
+        curves = finished_ablations(paths.RELEASED) | finished_ablations(local)
+        for name, curve in curves.items():
+            (fresh / "ablations").mkdir(exist_ok=True)
+            shutil.copy2(curve, fresh / "ablations" / f"{name}.csv")
         page = fresh / "report.html"  # executed notebooks are not released, so it may not link to them
         page.write_text(re.sub(r'<a href="notebooks/[^"]*">(.*?)</a>', r"\1", page.read_text()))
         if paths.RELEASED.exists():

@@ -14,6 +14,7 @@ import pandas as pd
 import invdenoise
 from invdenoise import paths
 from invdenoise.evaluation import read_scores, summarise
+from invdenoise.experiments import ablations
 from invdenoise.files import atomic
 from invdenoise.provenance import commit
 from invdenoise.published import Verdict, compare, coverage, load_published
@@ -111,6 +112,37 @@ def curves() -> dict[str, pd.DataFrame]:
     return {file.name.removesuffix(".curve.csv"): pd.read_csv(file) for file in files}
 
 
+def finished_ablations(folder: Path) -> dict[str, Path]:
+    """Training curves of the ablations that were trained to their declared end, in the order of `experiments.yaml`.
+
+    Args:
+        folder: a results folder, which has them with its runs, or the released one, which has them by themselves.
+
+    Returns:
+        Files by the ablation's name.
+    """
+    found = {}
+    for name, spec in ablations().items():
+        for file in (folder / "runs" / name / "laptop" / "curve.csv", folder / "ablations" / f"{name}.csv"):
+            if file.exists() and pd.read_csv(file)["step"].max() == spec.recipe("laptop").steps:
+                found[name] = file
+    return found
+
+
+def ablation_curves(folder: Path) -> dict[str, Path]:
+    """The ablations to show for a results folder: its own once all are finished, else the released ones.
+
+    Where none were released, its own as far as they are finished. Files by the ablation's name.
+    """
+    own = finished_ablations(folder)
+    return own if len(own) == len(ablations()) else finished_ablations(paths.RELEASED) or own
+
+
+def bench_file(folder: Path) -> Path | None:
+    """Measurements of speed and memory: those of a results folder, else the released ones; None when there are none."""
+    return next((place / "bench.csv" for place in (folder, paths.RELEASED) if (place / "bench.csv").exists()), None)
+
+
 def verdict_counts(results: Results, paper: str = "linn", place: str = "Table I") -> dict[str, int]:
     """How many numbers of a place came to each verdict."""
     table = results.comparison
@@ -164,11 +196,9 @@ def _existing(folder: Path, figures: list[tuple[str, str, str]]) -> list[tuple[P
 
 
 def _bench(folder: Path) -> list[dict]:
-    """Rows of `bench.csv` of this run, else of the released one; empty when it was never measured."""
-    for place in (folder, paths.RELEASED):
-        if (place / "bench.csv").exists():
-            return pd.read_csv(place / "bench.csv").to_dict("records")
-    return []
+    """Rows of `bench.csv`; empty when it was never measured."""
+    file = bench_file(folder)
+    return [] if file is None else pd.read_csv(file).to_dict("records")
 
 
 def _beyond(summary: pd.DataFrame) -> list[dict]:
