@@ -70,14 +70,17 @@ def test_results_of_one_budget_stay_out_of_the_others(budget, results):
 def test_a_full_run_trains_every_network_and_evaluates_it_on_every_picture_of_the_tables(budget):
     found = make_plan(budget)
     assert set(found.trainings) == set(experiments())
-    tables = {
-        (job.method, job.parameters["dataset"], job.parameters["sigmas"])
+    tables = [
+        (job.method, job.parameters["dataset"], sigma)
         for job in found.evaluations
         if job.parameters["limit"] == 0
-    }
-    levels = {name: f"{experiment.sigma:g}" for name, experiment in experiments().items()}
-    levels |= {name: str(sigma) for name, sigma in AUTHORS_DNCNN.items()} | dict.fromkeys(METHODS, "15,25,50")
-    assert tables == {(name, dataset, level) for name, level in levels.items() for dataset in ("bsd68", "set12")}
+        for sigma in job.parameters["sigmas"].split(",")
+    ]
+    levels = {name: [f"{experiment.sigma:g}"] for name, experiment in experiments().items()}
+    levels |= {name: [str(sigma)] for name, sigma in AUTHORS_DNCNN.items()}
+    levels |= dict.fromkeys(METHODS, ["15", "25", "50"])
+    expected = [(name, data, level) for name in levels for data in ("bsd68", "set12") for level in levels[name]]
+    assert sorted(tables) == sorted(expected)
     assert all("-sweep" in job.output for job in found.evaluations if job.parameters["limit"])
 
 
@@ -117,7 +120,7 @@ def test_a_warm_training_waits_for_the_weights_it_starts_from():
 
 def test_long_jobs_start_first():
     jobs = {job.output: job for job in make_plan("laptop").evaluations}
-    assert jobs["bm3d/bsd68.csv"].priority > jobs["dninn-st-s25/set12.csv"].priority
+    assert jobs["bm3d/bsd68-s25.csv"].priority > jobs["dninn-st-s25/set12.csv"].priority
     assert jobs["dninn-st-2scale-s25/bsd68.csv"].cost > jobs["dninn-st-s25/bsd68.csv"].cost
     assert all(job.priority < 100 for job in jobs.values())  # training comes first
 
@@ -198,3 +201,11 @@ def test_without_network_the_authors_weights_are_left_out(monkeypatch):
 def test_an_unknown_budget_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="no budget 'papper'; known: released, smoke, laptop, paper"):
         make_plan("papper")
+
+
+def test_the_longest_job_is_shared_out_and_all_noise_levels_are_kept():
+    jobs = [job for job in make_plan("released").evaluations if job.method == "bm3d"]
+    assert [job.output for job in jobs] == [*(f"bm3d/bsd68-s{s}.csv" for s in (15, 25, 50)), "bm3d/set12.csv"]
+    assert [job.parameters["sigmas"] for job in jobs] == ["15", "25", "50", "15,25,50"]
+    total = sum(job.cost for job in make_plan("released").evaluations)
+    assert max(job.cost for job in make_plan("released").evaluations) < total / 2
