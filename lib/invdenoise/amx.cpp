@@ -17,9 +17,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <memory>
-#include <thread>
 #include <vector>
 
 namespace {
@@ -171,18 +169,17 @@ struct Net {
 };
 
 // Run tasks 0 .. count-1 on `threads` threads: thread t takes every threads-th, so that sums are the same in every run.
-void parallel(int count, int threads, const std::function<void(int thread, int first, int stride)>& work) {
+// They are PyTorch's own threads (OpenMP): others would fight for the cores with these, which wait for work by spinning.
+template <class Work>
+void parallel(int count, int threads, Work&& work) {
     threads = std::max(1, std::min(threads, count));
-    std::vector<std::thread> others;
-    auto body = [&](int thread) {
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int thread = 0; thread < threads; ++thread) {
         const TileConfig config;
         _tile_loadconfig(&config);
         work(thread, thread, threads);
         _tile_release();
-    };
-    for (int thread = 1; thread < threads; ++thread) others.emplace_back(body, thread);
-    body(0);
-    for (auto& other : others) other.join();
+    }
 }
 
 // Rows [top, bottom) of one picture. Layer l of a step works on the row l above that of the input, so each finds its three rows ready.

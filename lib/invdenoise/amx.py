@@ -10,6 +10,7 @@ import ctypes
 import functools
 import hashlib
 import subprocess
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from invdenoise.provenance import can_compile, cpu_compiler
 CHANNELS = 16  # of a pixel in the kernel; networks may have fewer
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _FLAGS = [
-    *("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread"),
+    *("-O3", "-std=c++17", "-fPIC", "-fopenmp"),
     *(
         f"-m{unit}"
         for unit in ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "amx-tile", "amx-bf16")
@@ -93,9 +94,14 @@ def _library() -> ctypes.CDLL | None:
     built = paths.cache_dir() / "kernels" / f"amx-{key}.so"
     try:
         if not built.exists():
-            with atomic(built) as temporary:
-                command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(temporary)]
-                subprocess.run(command, check=True, capture_output=True, text=True)
+            # Linked on its own, without an OpenMP library: the one that PyTorch has loaded serves both.
+            with tempfile.TemporaryDirectory() as folder, atomic(built) as temporary:
+                compiled = f"{folder}/amx.o"
+                for arguments in (
+                    [*_FLAGS, "-c", str(_SOURCE), "-o", compiled],
+                    ["-shared", compiled, "-o", str(temporary)],
+                ):
+                    subprocess.run([compiler, *arguments], check=True, capture_output=True, text=True)
         library = ctypes.CDLL(str(built))
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
