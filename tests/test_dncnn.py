@@ -1,4 +1,4 @@
-"""DnCNN: size and shape as published, folding of batch normalisation, and the authors' weights."""
+"""DnCNN and BF-CNN: size and shape as published, folding of batch normalisation, and the authors' weights."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from skimage import io
 from torch import nn
 
 from invdenoise.metrics import psnr
-from invdenoise.models.dncnn import DnCNN, fold_batch_norm, read_authors_weights
+from invdenoise.models.dncnn import BFCNN, DnCNN, fold_batch_norm, read_authors_weights
 from invdenoise.noise import awgn, noise_generator
 
 MIRROR = Path(os.environ.get("DATA_MIRROR") or "no-mirror")
@@ -153,6 +153,63 @@ def test_folding_leaves_the_model_alone():
             parameter.add_(1)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# -- BF-CNN -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bias_free():
+    """A small BF-CNN whose normalisation does something."""
+    torch.manual_seed(0)
+    model = BFCNN(depth=5, num_features=6)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+            nn.init.normal_(layer.weight)
+    return model
+
+
+def test_bf_cnn_is_the_blind_dncnn_without_anything_added():
+    model = BFCNN()
+    assert (model.depth, model.num_features, model.sigma) == (20, 64, None)
+    # DnCNN of the same depth less its 18 x 64 biases of the normalisation.
+    assert model.num_parameters() == DnCNN(depth=20, sigma=None).num_parameters() - 18 * 64
+    assert not any(name.endswith("bias") for name, _ in model.named_parameters())
+
+
+def test_bf_cnn_is_homogeneous(bias_free):
+    model, noisy = bias_free.double().eval(), torch.rand(2, 1, 9, 8, dtype=torch.float64)
+    for factor in (0.1, 7):
+        torch.testing.assert_close(model(factor * noisy), factor * model(noisy), rtol=1e-10, atol=0)
+    dncnn = small().double().eval()
+    assert (dncnn(7 * noisy) - 7 * dncnn(noisy)).abs().max() > 0.1
+
+
+def test_bf_cnn_scales_by_the_standard_deviation_of_the_batch(bias_free):
+    norm = bias_free.layers[3]
+    x = 2 + 3 * torch.randn(8, 6, 20, 20)
+    before = norm.running_var.clone()
+    out = norm(x)
+    expected = norm.weight.view(-1, 1, 1) * x / x.std((0, 2, 3)).view(-1, 1, 1)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm.running_var, 0.9 * before + 0.1 * x.var((0, 2, 3)))
+    assert not norm.running_mean.any()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert norm(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_bf_cnn_learns_and_folds(bias_free):
+    clean = torch.rand(2, 1, 8, 8)
+    loss, _ = bias_free.training_loss(clean, clean + 0.1 * torch.randn_like(clean), None)
+    loss.backward()
+    assert all(p.grad.abs().sum() > 0 for p in bias_free.parameters())
+    folded = fold_batch_norm(bias_free.eval())
+    torch.testing.assert_close(folded(clean), bias_free(clean), rtol=0, atol=1e-5)
+    assert not any(conv.bias.any() for conv in folded.convolutions)
+
+
+# -- the authors' weights ---------------------------------------------------------------------------------------------
 
 
 def test_reads_the_layout_of_the_authors(tmp_path):

@@ -1,13 +1,14 @@
-"""The undecimated Haar transform: exact at every size, and PyWavelets' own where that is defined."""
+"""The undecimated Haar and the redundant DCT: exact at every size, and equal to a reference where there is one."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import pywt
+import scipy.fft
 import torch
 
-from invdenoise.transforms import BOUNDARIES, UndecimatedHaar, pad_to_multiple
+from invdenoise.transforms import BOUNDARIES, RedundantDCT, UndecimatedHaar, pad_to_multiple
 
 SIZES = [(1, 1), (1, 7), (3, 5), (5, 4), (8, 8), (33, 20)]
 
@@ -156,3 +157,81 @@ def test_padding_replicates_the_border(size, padded):
     )
     np.testing.assert_array_equal(out.numpy(), expected)
     assert pad_to_multiple(image, 1)[0] is image
+
+
+# -- the redundant DCT of WINNet --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_the_dct_is_inverted(size):
+    dct = RedundantDCT()
+    image = noise(2, 1, *size)
+    coarse, detail = dct(image)
+    assert coarse.shape == image.shape and detail.shape == (2, 15, *size)
+    assert (dct.inverse(coarse, detail) - image).abs().max() < 1e-10
+    assert (dct.inverse(*dct(image.float())) - image.float()).abs().max() < 2e-6  # the mean of 16 sums of 16
+
+
+def test_coefficients_are_the_1d_dct_of_a_window_row_by_row():
+    image = noise(1, 1, 7, 9)
+    coefficients = torch.cat(RedundantDCT()(image), dim=1)
+    window = image[0, 0, 2:6, 4:8]  # from one pixel before (3, 5) to two after
+    expected = scipy.fft.dct(window.flatten().numpy(), norm="ortho")
+    np.testing.assert_allclose(coefficients[0, :, 3, 5], expected, atol=1e-12)
+    corner = np.pad(image[0, 0].numpy(), ((1, 2), (1, 2)), mode="edge")[:4, :4]
+    np.testing.assert_allclose(coefficients[0, :, 0, 0], scipy.fft.dct(corner.ravel(), norm="ortho"), atol=1e-12)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_the_released_merge_is_exact_inside_and_only_there(size):
+    image = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact, released = RedundantDCT(), RedundantDCT("replicate")
+    parts = released(image)
+    for ours, theirs in zip(exact(image), parts, strict=True):
+        assert torch.equal(ours, theirs)  # the split is the same
+    error = (released.inverse(*parts) - image).abs()[0, 0]
+    inside = error[2:-1, 2:-1]
+    assert not inside.numel() or inside.max() < 1e-10
+    if min(size) > 4:
+        for line in (error[0], error[1], error[-1], error[:, 0], error[:, 1], error[:, -1]):
+            assert line.max() > 0.01
+        assert error.max() > 0.1
+    np.testing.assert_allclose(exact.inverse(*parts)[0, 0, 2:-1, 2:-1], released.inverse(*parts)[0, 0, 2:-1, 2:-1])
+
+
+def test_an_inconsistent_dct_is_averaged_over_the_windows_that_hold_a_pixel():
+    """One coefficient of the constant 1/4 reaches the pixels of its window, each divided by its number of windows."""
+    coarse, detail = torch.zeros(1, 1, 8, 8), torch.zeros(1, 15, 8, 8)
+    coarse[..., 0, 4] = 4.0  # rows -1 to 2, columns 3 to 6
+    image = RedundantDCT().inverse(coarse, detail)[0, 0]
+    assert image[:, 4].tolist() == pytest.approx([1 / (2 * 4), 1 / (3 * 4), 1 / (4 * 4), 0, 0, 0, 0, 0])
+    assert (image[0] != 0).tolist() == [False] * 3 + [True] * 4 + [False]
+
+
+def test_white_noise_keeps_its_standard_deviation_in_each_channel():
+    coarse, detail = RedundantDCT()(0.1 * noise(1, 1, 300, 300, dtype=torch.float32))
+    for channel in torch.cat([coarse, detail], 1)[0, :, 2:-2, 2:-2]:
+        assert channel.std().item() == pytest.approx(0.1, rel=0.03)
+
+
+def test_a_flat_image_has_dct_coefficients_of_four_times_its_value_and_no_detail():
+    coarse, detail = RedundantDCT()(torch.ones(1, 1, 3, 4))
+    torch.testing.assert_close(coarse, torch.full((1, 1, 3, 4), 4.0))
+    assert detail.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("boundary", ["exact", "replicate"])
+def test_autocast_does_not_round_the_image(boundary):
+    dct, image = RedundantDCT(boundary), noise(1, 1, 12, 9, dtype=torch.float32)
+    expected = dct.inverse(*dct(image))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(dct.inverse(*dct(image)), expected)
+
+
+def test_filters_are_no_weights():
+    assert not RedundantDCT().state_dict() and not list(RedundantDCT().parameters())
+
+
+def test_a_bad_dct_boundary_is_named():
+    with pytest.raises(ValueError, match="boundary is 'zero'; expected one of exact, replicate"):
+        RedundantDCT("zero")

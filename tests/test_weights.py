@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from invdenoise import paths, weights
+from invdenoise import datasets, experiments, paths, weights
+from invdenoise.denoiser import list_denoisers
 from invdenoise.files import sha256
-from invdenoise.models import DnCNN, DnINN
+from invdenoise.models import DnCNN, DnINN, NENet, WINNet
 from invdenoise.weights import load_network, load_weights, network_names, read_card, save_weights, weights_path
 
 CARD = {"experiment": "dninn-st-s25", "budget": "smoke"}
@@ -151,7 +153,69 @@ def test_a_card_that_cannot_be_read_is_named(saved):
 
 def test_names_are_those_of_the_experiments_and_the_authors():
     assert set(weights.AUTHORS_DNCNN) == {"dncnn-authors-s15", "dncnn-authors-s25", "dncnn-authors-s50"}
-    assert {"dninn-st-s25", "dncnn-authors-s25"} <= set(network_names())
+    winnets = {f"winnet-authors-{levels}s{sigma}" for levels in ("", "2level-") for sigma in (15, 25, 50)}
+    authors = {*weights.AUTHORS_DNCNN, "dncnn-authors-blind", *winnets, "winnet-authors-blind"}
+    assert set(weights.AUTHORS) == authors | {"nenet-authors"}
+    assert {"dninn-st-s25", *authors} <= set(network_names()) and set(network_names()) <= set(list_denoisers())
+    # What only estimates the noise level is loaded by name too, and is no denoiser.
+    assert "nenet-authors" in weights.estimator_names() and "nenet-authors" not in list_denoisers()
+
+
+def test_every_file_of_the_authors_is_registered():
+    registered = (paths.DATA / "registry" / "weights.csv").read_text()
+    assert all(f"{released.file}," in registered for released in weights.AUTHORS.values())
+
+
+def authors_network(name):
+    try:
+        return load_network(name)
+    except datasets.DataUnavailable as error:
+        pytest.skip(f"data not available: {error}")
+
+
+@pytest.mark.parametrize(
+    ("name", "sigma", "num_parameters"),
+    [
+        ("winnet-authors-s15", 15, 173_440),
+        ("winnet-authors-2level-s50", 50, 346_880),
+        ("winnet-authors-blind", None, 173_440 + 6_560),
+        ("dncnn-authors-blind", None, 9 * 64 * (1 + 18 * 64 + 1) + 19 * 64 + 1),
+    ],
+)
+def test_the_authors_networks_come_ready_to_denoise(name, sigma, num_parameters):
+    network = authors_network(name)
+    assert (network.name, network.sigma, network.num_parameters()) == (name, sigma, num_parameters)
+    assert not network.training and network.card["experiment"] == name and network.card["budget"] == "authors"
+    flat = torch.full((1, 1, 32, 32), 0.5)
+    level = sigma or 20
+    noisy = flat + level / 255 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0))
+    assert (network.denoise(noisy, level) - flat).square().mean() < 0.1 * (noisy - flat).square().mean()
+
+
+def test_the_authors_estimator_comes_by_name():
+    network = authors_network("nenet-authors")
+    assert isinstance(network, NENet) and network.name == "nenet-authors" and not network.training
+    blind = authors_network("winnet-authors-blind")
+    assert blind.estimator.name == "nenet-authors"
+
+
+def test_our_blind_network_comes_with_our_estimator(monkeypatch, tmp_path, randomised):
+    entry = experiments.experiment("dninn-st-s25")
+    blind, estimator = WINNet(sigma=None), NENet()
+    for name, network in (("winnet-blind", blind), ("nenet", estimator)):
+        save_weights(randomised(network, gain=0.5), tmp_path / f"{name}.safetensors", {"experiment": name})
+    entries = {
+        name: dataclasses.replace(entry, name=name, model=model, sigma=None, options={})
+        for name, model in (("winnet-blind", "WINNet"), ("nenet", "NENet"))
+    }
+    monkeypatch.setattr(weights, "experiment", entries.__getitem__)
+    monkeypatch.setattr(weights, "experiments", lambda: entries)
+    monkeypatch.setattr(paths, "RELEASED_WEIGHTS", tmp_path)
+    loaded = load_network("winnet-blind")
+    assert loaded.estimator.name == "nenet" and not loaded.estimator.training
+    noisy = torch.rand(1, 1, 20, 20)
+    torch.testing.assert_close(loaded.estimate_sigma(noisy), estimator.estimate_sigma(noisy))
+    assert "nenet" in weights.estimator_names() and "nenet" not in network_names()
 
 
 @pytest.mark.parametrize("path", sorted(paths.RELEASED_WEIGHTS.glob("*.safetensors")), ids=lambda path: path.stem)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BOUNDARIES = ("symmetric", "periodic")
+DCT_BOUNDARIES = ("exact", "replicate")
 
 
 def _analyse(x: Tensor, dim: int, step: int, boundary: str) -> tuple[Tensor, Tensor]:
@@ -74,6 +75,74 @@ class UndecimatedHaar(nn.Module):
         low = _synthesise(coarse, LH, -1, *how)
         high = _synthesise(HL, HH, -1, *how)
         return _synthesise(low, high, -2, *how)
+
+
+class RedundantDCT(nn.Module):
+    """A redundant transform by the orthonormal DCT of length 16 on 4x4 windows: the split and merge of WINNet.
+
+    Each window, read row by row as a vector of 16 pixels, is transformed by the 1-D DCT-II. It is not the separable
+    2-D DCT: row k of the 16x16 matrix, folded to 4x4, is filter k.
+
+    `forward` takes an image `(B, 1, H, W)` of any size and returns `coarse` `(B, 1, H, W)` and `detail`
+    `(B, 15, H, W)`, coefficients 0 and 1 to 15 of the window that reaches from one pixel before to two pixels after
+    each pixel, along both axes. Beyond the border the image is replicated. `inverse` takes both back. Filter 0 is the
+    constant 1/4: an image in [0, 1] has coarse coefficients in [0, 4], and white noise keeps its standard deviation in
+    every channel.
+
+    Computed in the dtype of the image, autocast or not: the coefficients carry the image itself.
+
+    Args:
+        boundary: how `inverse` treats the border.
+            "exact": a pixel is the mean of its values in the windows that hold it, 16 inside and down to 4 in a corner;
+            `inverse(*forward(x)) == x` for every size, to rounding.
+            "replicate": the released code's. Windows are centred between pixels, so some that the mean of 16 needs have
+            no coefficients; the nearest ones stand in. Two rows at the top, two columns at the left, one row at the
+            bottom and one column at the right do not come back; the inside does, by the same formula.
+    """
+
+    num_subbands = 16
+    side = 4  # of the windows
+    before, after = 1, 2  # pixels of a window on either side of its place
+
+    def __init__(self, boundary: str = "exact"):
+        super().__init__()
+        if boundary not in DCT_BOUNDARIES:
+            raise ValueError(f"boundary is {boundary!r}; expected one of {', '.join(DCT_BOUNDARIES)}")
+        self.boundary = boundary
+        n = torch.arange(self.num_subbands, dtype=torch.float64)
+        matrix = torch.cos(math.pi / self.num_subbands * n[:, None] * (n + 0.5)) * math.sqrt(2 / self.num_subbands)
+        matrix[0] /= math.sqrt(2)
+        # Known from the formula, so no part of the weights; in float64, and rounded to the image's dtype at use.
+        self.register_buffer("filters", matrix.view(-1, 1, self.side, self.side), persistent=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            padded = F.pad(x, (self.before, self.after, self.before, self.after), mode="replicate")
+            coefficients = F.conv2d(padded, self.filters.to(x.dtype))
+        return coefficients[:, :1], coefficients[:, 1:]
+
+    def inverse(self, coarse: Tensor, detail: Tensor) -> Tensor:
+        coefficients = torch.cat([coarse, detail], dim=1)
+        height, width = coarse.shape[-2:]
+        # The windows that hold a pixel have their places from two pixels before it to one after.
+        margins = (self.after, self.before, self.after, self.before)
+        with torch.autocast(coarse.device.type, enabled=False):
+            if self.boundary == "replicate":
+                coefficients = F.pad(coefficients, margins, mode="replicate")
+                num_windows = coarse.new_tensor(self.num_subbands)
+            else:
+                coefficients = F.pad(coefficients, margins)
+                rows, columns = self._num_windows(height, coarse), self._num_windows(width, coarse)
+                num_windows = rows[:, None] * columns
+            # Correlation with the turned filters adds up what each window says of a pixel.
+            total = F.conv2d(coefficients, self.filters.to(coarse.dtype).flip(-2, -1).transpose(0, 1))
+        return total / num_windows
+
+    def _num_windows(self, size: int, like: Tensor) -> Tensor:
+        """How many windows along one axis hold each of `size` pixels: 2, 3, 4, ..., 4, 3."""
+        place = torch.arange(size, device=like.device)
+        first, last = (place - self.after).clamp(min=0), (place + self.before).clamp(max=size - 1)
+        return (last - first + 1).to(like)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,62 @@ from safetensors.torch import load_file, save_file
 from invdenoise import datasets, paths
 from invdenoise.experiments import experiment, experiments
 from invdenoise.files import atomic, sha256
-from invdenoise.models import DenoisingNetwork
-from invdenoise.models.dncnn import read_authors_weights
+from invdenoise.models import DenoisingNetwork, NENet, WINNet, dncnn, nenet, winnet
 
-# Authors' released DnCNN: our name -> noise level. The file is an item of dataset `weights`.
+ESTIMATOR = "nenet"  # experiment whose weights estimate the noise level for our blind WINNet
+
+
+@dataclass(frozen=True)
+class Released:
+    """Weights that a paper's authors released.
+
+    Attributes:
+        file: item of dataset `weights`.
+        read: makes the network from the file.
+        estimator: name of the weights that estimate the noise level, for a blind WINNet.
+    """
+
+    file: str
+    read: Callable[[Path], DenoisingNetwork | NENet]
+    estimator: str | None = None
+
+
+# DnCNN for one noise level: our name -> level. Also the methods of LINN's tables.
 AUTHORS_DNCNN = {f"dncnn-authors-s{sigma}": sigma for sigma in (15, 25, 50)}
+
+AUTHORS: dict[str, Released] = {
+    **{
+        name: Released(f"weights/dncnn/sigma={sigma}.mat", partial(dncnn.read_authors_weights, sigma=sigma))
+        for name, sigma in AUTHORS_DNCNN.items()
+    },
+    "dncnn-authors-blind": Released("weights/dncnn/GD_Gray_Blind.mat", partial(dncnn.read_authors_weights, sigma=None)),
+    **{
+        f"winnet-authors-{'2level-' if num_levels == 2 else ''}s{sigma}": Released(
+            f"weights/winnet/WINNet_lvl_{num_levels}_nlvl_{sigma}/net_WINNet.pth",
+            partial(winnet.read_authors_weights, num_levels=num_levels, sigma=sigma),
+        )
+        for num_levels in (1, 2)
+        for sigma in (15, 25, 50)
+    },
+    "winnet-authors-blind": Released(
+        "weights/winnet/WINNet_lvl_1_nlvl_0_55/net_WINNet.pth",
+        partial(winnet.read_authors_weights, num_levels=1, sigma=None),
+        estimator="nenet-authors",
+    ),
+    "nenet-authors": Released("weights/winnet/NENet/net_NENet.pth", nenet.read_authors_weights),
+}
+ESTIMATORS = ("nenet-authors",)  # of AUTHORS, those that do not denoise
 
 
 def network_names() -> list[str]:
-    """Names that `load_network` knows: the experiments, then the authors' weights."""
-    return [*experiments(), *AUTHORS_DNCNN]
+    """Names of the networks that denoise: the experiments, then the authors' weights. `load_network` knows them."""
+    ours = [name for name, entry in experiments().items() if entry.model != NENet.__name__]
+    return [*ours, *(name for name in AUTHORS if name not in ESTIMATORS)]
+
+
+def estimator_names() -> list[str]:
+    """Names of the networks that estimate the noise level, which `load_network` knows too."""
+    return [*(name for name, entry in experiments().items() if entry.model == NENet.__name__), *ESTIMATORS]
 
 
 def weights_path(name: str, budget: str | None = None) -> Path:
@@ -70,11 +119,11 @@ def read_card(weights: Path) -> dict[str, Any]:
     return card
 
 
-def load_network(name: str, budget: str | None = None, weights: Path | str | None = None) -> DenoisingNetwork:
-    """A trained network in evaluation mode, laid out for fast inference.
+def load_network(name: str, budget: str | None = None, weights: Path | str | None = None) -> DenoisingNetwork | NENet:
+    """A trained network in evaluation mode, laid out for fast inference; a blind WINNet with its noise estimator.
 
     Args:
-        name: an experiment, or "dncnn-authors-s25" and its siblings.
+        name: an experiment, or the authors' weights "dncnn-authors-s25", "winnet-authors-blind" and so on (`AUTHORS`).
         budget: take the weights of the local run of this budget; None takes the released ones.
         weights: take this file instead.
 
@@ -82,10 +131,11 @@ def load_network(name: str, budget: str | None = None, weights: Path | str | Non
         ValueError: unknown name, or weights that belong to another network.
         FileNotFoundError: no weights; names the command that trains them.
     """
-    if name in AUTHORS_DNCNN:
-        sigma = AUTHORS_DNCNN[name]
-        network = read_authors_weights(datasets.fetch("weights", f"weights/dncnn/sigma={sigma}.mat"), sigma)
+    if name in AUTHORS:
+        released = AUTHORS[name]
+        network = released.read(datasets.fetch("weights", released.file))
         network.card = {"experiment": name, "budget": "authors", "sha256": ""}
+        estimator = released.estimator
     else:
         network = experiment(name).build()
         path = Path(weights) if weights else weights_path(name, budget)
@@ -96,7 +146,10 @@ def load_network(name: str, budget: str | None = None, weights: Path | str | Non
         if (theirs := network.card["experiment"]) != name:
             raise ValueError(f"{path} holds the weights of {theirs}, not of {name}; load them by that name")
         load_weights(network, path)
+        estimator = ESTIMATOR if isinstance(network, WINNet) and network.sigma is None else None
     network.name = name
+    if estimator:
+        network.estimator = load_network(estimator, budget)
     return network.eval().to(memory_format=torch.channels_last)
 
 

@@ -1,4 +1,4 @@
-"""DnCNN: the residual convolutional denoiser (Zhang, Zuo, Chen, Meng and Zhang, TIP 2017), and the authors' weights."""
+"""DnCNN (Zhang, Zuo, Chen, Meng and Zhang, TIP 2017) with the authors' weights, and BF-CNN, its form without bias."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class DnCNN(DenoisingNetwork):
     """
 
     display_name = "DnCNN"
+    normalisation: type[nn.Module] = nn.BatchNorm2d
 
     def __init__(self, depth: int = 17, num_features: int = 64, sigma: float | None = 25.0, batch_norm: bool = True):
         super().__init__(sigma=sigma)
@@ -45,7 +46,7 @@ class DnCNN(DenoisingNetwork):
                 nn.init.zeros_(conv.bias)
             layers.append(conv)
             if batch_norm and 0 < i < depth - 1:
-                layers.append(nn.BatchNorm2d(num_out))
+                layers.append(self.normalisation(num_out))
             if i < depth - 1:
                 layers.append(nn.ReLU(inplace=True))
         self.layers = nn.Sequential(*layers)
@@ -73,6 +74,45 @@ class DnCNN(DenoisingNetwork):
             return self.eval().infer(noisy)
         finally:
             self.train(training)
+
+
+class BiasFreeBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that only scales: divides by the standard deviation and multiplies by a learned gain.
+
+    No mean is subtracted and none is added. In evaluation it is linear, with the running variance.
+    """
+
+    def __init__(self, num_features: int):
+        super().__init__(num_features)
+        self.register_parameter("bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance = self.running_var
+        if self.training:
+            variance = x.float().var((0, 2, 3)).to(variance)  # about the mean; autocast keeps too few digits for it
+            with torch.no_grad():
+                self.running_var.lerp_(variance, self.momentum)
+        gain = self.weight * (variance + self.eps).rsqrt()
+        return x * gain.view(-1, 1, 1).to(x.dtype)
+
+
+class BFCNN(DnCNN):
+    """BF-CNN: the blind DnCNN without any additive constant.
+
+    In evaluation `forward(a * noisy) == a * forward(noisy)` for a > 0: what it learns at one contrast holds at every
+    other, and so it denoises at noise levels it was not trained on (Mohan, Kadkhodaie, Simoncelli and
+    Fernandez-Granda, ICLR 2020).
+
+    Args:
+        depth, num_features: as of the blind DnCNN (paper: 20, 64).
+        sigma: None; the network is blind.
+    """
+
+    display_name = "BF-CNN"
+    normalisation = BiasFreeBatchNorm
+
+    def __init__(self, depth: int = 20, num_features: int = 64, sigma: float | None = None):
+        super().__init__(depth, num_features, sigma)
 
 
 def fold_batch_norm(model: DnCNN) -> DnCNN:
