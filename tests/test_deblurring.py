@@ -1,22 +1,31 @@
-"""Deblurring: blur and data step against dense references, the loop of Algorithm 1, gains, and classical methods."""
+"""Deblurring: blur and data step against dense references, the loop of Algorithm 1, gains, classical methods, scores."""
+
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.ndimage
 import torch
 from skimage.restoration import estimate_sigma
 
-from invdenoise import datasets, deblurring
+from invdenoise import datasets, deblurring, evaluation, paths
 from invdenoise.datasets import DataUnavailable, embedded
 from invdenoise.deblurring import (
     SIGMA,
+    WaveletEstimator,
     blur,
     data_step,
     deblur,
     deblurring_psnr,
     degrade,
+    evaluate_deblurring,
     levin_kernels,
+    load_estimator,
+    load_kernels,
+    read_deblurring,
     richardson_lucy,
+    stand_in_kernels,
     wiener,
 )
 from invdenoise.denoiser import Denoiser, load_denoiser
@@ -433,3 +442,177 @@ def test_bad_images_are_refused(use):
     broken[0, 0, 3, 4] = float("nan")
     with pytest.raises(ValueError, match="1 of 256 pixels are NaN"):
         USES[use](broken, IDENTITY)
+
+
+# --- Stand-in kernels and estimators
+
+
+def unavailable(*_):
+    raise DataUnavailable("no network")
+
+
+def test_stand_in_kernels_are_kernels(clean):
+    kernels = stand_in_kernels()
+    assert [tuple(kernel.shape) for kernel in kernels] == [(side, side) for side in deblurring.SIDES]
+    for kernel, again in zip(kernels, stand_in_kernels(), strict=True):
+        deblurring.check_kernel(kernel, clean)
+        assert torch.equal(kernel, again) and kernel.dtype == torch.float64
+        assert kernel.min() >= 0 and kernel.sum().item() == pytest.approx(1, abs=1e-12)
+        assert 5 <= (kernel > 0).sum() < kernel.numel() / 2  # a trace: neither a dot nor a blot
+        # It uses its square: most of one side, and a good part of the other.
+        extents = sorted(int((kernel.sum(axis) > 0).sum()) / len(kernel) for axis in (0, 1))
+        assert extents[0] > 0.4 and extents[1] > 0.8
+        assert deblurring_psnr(clean, blur(clean, kernel), kernel) < 30
+
+
+def test_stand_ins_have_the_sides_of_the_real_kernels(levin):
+    assert deblurring.SIDES == tuple(kernel.shape[0] for kernel in levin)
+    name, kernels = load_kernels()
+    assert name == deblurring.KERNELS and all(torch.equal(*pair) for pair in zip(kernels, levin, strict=True))
+
+
+def test_kernels_stand_in_aloud_where_the_real_ones_are_missing(monkeypatch):
+    monkeypatch.setattr(datasets, "fetch", unavailable)
+    with pytest.warns(UserWarning, match="kernels made by a formula stand in .* no network"):
+        name, kernels = load_kernels()
+    assert name == deblurring.STAND_IN and len(kernels) == 8
+
+
+def test_wavelet_estimator_takes_each_image_on_its_own():
+    images = torch.cat([awgn(torch.full((1, 1, 64, 48), 0.5), sigma, generator()) for sigma in (5, 40)])
+    found = WaveletEstimator().estimate_sigma(images)
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx([wavelet_estimate(image[None]) for image in images])
+    assert found.tolist() == pytest.approx([5, 40], rel=0.1)
+    with pytest.raises(ValueError, match="3 channels"):
+        WaveletEstimator().estimate_sigma(torch.zeros(1, 3, 16, 16))
+
+
+def test_estimator_falls_back_to_the_one_that_is_always_there(monkeypatch):
+    asked = []
+
+    def missing(name, budget):
+        asked.append((name, budget))
+        raise FileNotFoundError(f"no weights for {name}")
+
+    monkeypatch.setattr(deblurring.weights, "load_network", missing)
+    assert isinstance(load_estimator("", "smoke"), WaveletEstimator)
+    assert asked == [("nenet", "smoke"), ("nenet-authors", "smoke")]
+    with pytest.raises(FileNotFoundError, match="no weights for nenet"):
+        load_estimator("nenet")
+    with pytest.raises(ValueError, match="no noise estimator 'nanet'; known: nenet, nenet-authors, wavelet"):
+        load_estimator("nanet")
+
+
+# --- Scores
+
+
+class Half(Recorder):
+    name = "half"
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """The kernels that need no data."""
+    kernels = stand_in_kernels()
+    monkeypatch.setattr(deblurring, "load_kernels", lambda: (deblurring.STAND_IN, kernels))
+    return kernels
+
+
+def test_scores_of_a_classical_method(stand_in):
+    lines = []
+    scores = evaluate_deblurring("wiener", "embedded", [5, 3], seed=7, limit=2, report=lines.append)
+    assert tuple(scores.columns) == deblurring.COLUMNS
+    assert list(zip(scores["kernel"], scores["kernel_side"], strict=True)) == [(5, 13), (5, 13), (3, 15), (3, 15)]
+    for row in scores.to_dict("records"):
+        picture = next(one for one in embedded("test") if one.name == row["image"])
+        clean, kernel = picture.tensor(), stand_in[row["kernel"] - 1]
+        y = degrade(clean, kernel, SIGMA, noise_generator(7, "embedded", picture.name, SIGMA))
+        assert row["psnr_blurred"] == deblurring_psnr(clean, y, kernel)
+        assert row["psnr"] == deblurring_psnr(clean, wiener(y, kernel, SIGMA), kernel)
+        assert (row["method"], row["estimator"], row["kernels"], row["seed"]) == ("wiener", "", "stand-in", 7)
+    assert scores[["iterations", "capped", "max_iterations", "sigma_estimated", "sigma_last"]].isna().all(axis=None)
+    first = scores[scores["kernel"] == 5].mean(numeric_only=True)
+    assert lines[0] == (
+        f"wiener on embedded, kernel 5: {first['psnr_blurred']:.2f} dB blurred, {first['psnr']:.2f} dB deblurred"
+    )
+
+
+def test_scores_of_a_denoiser_say_how_the_loop_ended(stand_in):
+    levels = iter([3.0, 9.0, 2.0, 3.0, 9.0, 9.0])  # the first picture converges, the second does not
+    estimator = SimpleNamespace(name="told", estimate_sigma=lambda image: next(levels))
+    denoiser, lines = Half(), []
+    scores = evaluate_deblurring(
+        denoiser, "embedded", [1], estimator=estimator, limit=2, max_iterations=2, report=lines.append
+    )
+    assert scores["iterations"].tolist() == [2, 2] and scores["capped"].tolist() == [False, True]
+    assert scores["sigma_estimated"].tolist() == [3, 3] and scores["sigma_last"].tolist() == [2, 9]
+    assert set(scores["estimator"]) == {"told"} and set(scores["max_iterations"]) == {2}
+    assert [sigma for _, sigma in denoiser.seen[1:]] == [18, 4, 18, 18]  # the first call warms up
+    assert lines[0].endswith("; the cap ended 1 of 2")
+    steps = iter([3.0, 9.0, 2.0])
+    picture = embedded("test").pictures[0]
+    y = degrade(picture.tensor(), stand_in[0], SIGMA, noise_generator(0, "embedded", picture.name, SIGMA))
+    alone = deblur(y, stand_in[0], Half(), lambda image: next(steps), max_iterations=2)
+    assert scores["psnr"].iloc[0] == deblurring_psnr(picture.tensor(), alone.image, stand_in[0])
+
+
+def test_a_blind_network_is_judged_by_its_own_estimator(stand_in, monkeypatch):
+    denoiser = Half()
+    denoiser.estimator = SimpleNamespace(name="own", estimate_sigma=lambda image: 2.0)
+    arguments = (denoiser, "embedded", [1])
+    assert evaluate_deblurring(*arguments, limit=1)["estimator"].item() == "own"
+    other = SimpleNamespace(name="other", estimate_sigma=lambda image: 2.0)
+    assert evaluate_deblurring(*arguments, limit=1, estimator=other)["estimator"].item() == "other"
+    del denoiser.estimator
+    monkeypatch.setattr(deblurring, "load_estimator", lambda: SimpleNamespace(**vars(other) | {"name": "any"}))
+    assert evaluate_deblurring(*arguments, limit=1)["estimator"].item() == "any"
+
+
+def test_scores_refuse_what_is_not_there(stand_in):
+    for number in (0, 9, -1):
+        with pytest.raises(ValueError, match=f"no kernel {number}; there are 1 to 8"):
+            evaluate_deblurring("wiener", "embedded", [1, number])
+    with pytest.raises(ValueError, match="no denoiser 'weiner'.*need no denoiser: wiener, richardson-lucy"):
+        evaluate_deblurring("weiner", "embedded")
+
+
+def test_score_files_come_back_as_they_were(stand_in, tmp_path):
+    levels = iter([3.0, 9.0, 2.0] * 2)
+    estimator = SimpleNamespace(name="told", estimate_sigma=lambda image: next(levels))
+    looped = evaluate_deblurring(Half(), "embedded", [1, 2], estimator=estimator, limit=1)
+    classical = evaluate_deblurring("wiener", "embedded", [1, 2], limit=1)
+    for scores in (looped, classical):
+        evaluation.write_scores(scores, tmp_path / f"{scores['method'].iloc[0]}.csv")
+    (tmp_path / ".half-unfinished-12345678.csv").write_text("half")
+    back = read_deblurring(tmp_path)
+    expected = pd.concat([looped, classical], ignore_index=True)
+    pd.testing.assert_frame_equal(back, expected, rtol=1e-5, check_dtype=False)
+    for column in ("iterations", "capped"):
+        assert back[column].dtype == looped[column].dtype
+    assert back["capped"].sum() == 0 and back["capped"].isna().sum() == 2
+
+
+def test_default_folder_of_score_files(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setenv("INVDENOISE_RESULTS", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no deblurring scores in .*deblurring; make them with `make paper`"):
+        read_deblurring()
+    evaluation.write_scores(
+        evaluate_deblurring("wiener", "embedded", [1], limit=1), paths.deblurring_dir() / "wiener.csv"
+    )
+    assert read_deblurring()["method"].item() == "wiener"
+
+
+def test_reader_refuses_what_holds_no_deblurring_scores(stand_in, tmp_path):
+    file = tmp_path / "wiener.csv"
+    scores = evaluate_deblurring("wiener", "embedded", [1], limit=1)
+    evaluation.write_scores(scores.drop(columns="kernel"), file)
+    with pytest.raises(ValueError, match="wiener.csv holds no deblurring scores: column 'kernel' is missing"):
+        read_deblurring([file])
+    file.write_text("")
+    with pytest.raises(ValueError, match="wiener.csv holds no deblurring scores"):
+        read_deblurring(tmp_path)
+    evaluation.write_scores(scores, file)
+    evaluation.write_scores(scores, tmp_path / "again.csv")
+    with pytest.raises(ValueError, match="two score files .* hold the same pictures"):
+        read_deblurring(tmp_path)

@@ -1,4 +1,4 @@
-"""Deblurring with a known kernel: a denoiser as prior (WINNet's Algorithm 1), and the classical methods to beat.
+"""Deblurring with a known kernel: a denoiser as prior (WINNet's Algorithm 1), the classical methods to beat, scores.
 
 Everywhere the blur is circular and the kernel is known. A kernel is a 2-D float tensor `(h, w)` of sum 1, centred at
 `(h // 2, w // 2)` as in SciPy. Sums run in float64 whatever the image is; images keep their dtype and device.
@@ -7,20 +7,28 @@ Everywhere the blur is circular and the kernel is known. A kernel is a 2-D float
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 import h5py
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from skimage import restoration
 from torch import Tensor
 
-from invdenoise import datasets
-from invdenoise.denoiser import SIGMA_MAX, Denoiser, check_image, check_sigma
+import invdenoise
+from invdenoise import datasets, paths, weights
+from invdenoise.denoiser import SIGMA_MAX, Denoiser, check_image, check_sigma, load_denoiser
 from invdenoise.metrics import psnr
-from invdenoise.noise import awgn
+from invdenoise.noise import awgn, noise_generator
+from invdenoise.provenance import commit
 
 SIGMA = 2.55  # grey levels: the noise of the paper's experiments, one hundredth of the range
 
@@ -36,6 +44,19 @@ LAPLACIAN_STD = 40.0
 NUM_ITERATIONS = 30
 
 MARGIN = 4  # sides of the kernel: in 30 iterations of Richardson-Lucy hardly any error comes that far
+
+KERNELS, STAND_IN = "levin09", "stand-in"  # names of the two sets of kernels in score files
+SIDES = (19, 17, 15, 27, 13, 21, 23, 23)  # of the kernels of Levin et al.
+
+MAX_ITERATIONS = 30  # of Algorithm 1; where it converges at all, it takes half as many or fewer
+CLASSICAL = ("wiener", "richardson-lucy")  # methods that are no denoiser in a loop
+
+# Of a score file: one row a picture and kernel.
+COLUMNS = (
+    "method", "estimator", "dataset", "requested", "image", "kernels", "kernel", "kernel_side", "sigma", "psnr",
+    "psnr_blurred", "sigma_estimated", "sigma_last", "iterations", "capped", "max_iterations", "seconds", "megapixels",
+    "device", "seed", "num_parameters", "budget", "weights_sha256", "data_sha256", "version", "commit",
+)  # fmt: skip
 
 Estimator = Callable[[Tensor], Tensor | float]
 
@@ -54,6 +75,48 @@ def levin_kernels() -> list[Tensor]:
     with h5py.File(datasets.fetch("kernels", "kernels/Levin09.mat")) as file:
         cells = [file[reference][()] for reference in file["kernels"][()].flat]
     return [torch.from_numpy(np.ascontiguousarray(cell.T)).double() for cell in cells]  # MATLAB stores columns
+
+
+def stand_in_kernels() -> list[Tensor]:
+    """Eight kernels like those of a hand that shakes, made by a formula: float64, sum 1, sides `SIDES`.
+
+    Each is the trace of a point on a smooth path, sampled evenly in time and shared out to the four nearest pixels. They
+    stand in for `levin_kernels` where these cannot be had.
+    """
+    moment = torch.linspace(0, 1, 2000, dtype=torch.float64)
+    kernels = []
+    for number, side in enumerate(SIDES, start=1):
+        half = (side - 3) / 2  # a margin of one pixel, for the sharing out
+        phase = 2.4 * number  # about the golden angle: no two kernels look alike
+        waves = [
+            torch.sin(0.7 * math.pi * moment + start) + 0.5 * torch.sin(2.3 * math.pi * moment + 2 * start)
+            for start in (phase, 1.7 * phase + 1)
+        ]
+        rows, columns = (
+            side // 2 + half * (2 * (wave - wave.min()) / (wave.max() - wave.min()) - 1) * reach
+            for wave, reach in zip(waves, (1.0, 0.7) if number % 2 else (0.6, 1.0), strict=True)
+        )
+        kernel = torch.zeros(side, side, dtype=torch.float64)
+        for down in (0, 1):
+            for right in (0, 1):
+                places = (rows.floor() + down, columns.floor() + right)
+                shares = [1 - (at - place).abs() for at, place in zip((rows, columns), places, strict=True)]
+                kernel.index_put_(tuple(place.long() for place in places), shares[0] * shares[1], accumulate=True)
+        kernels.append(kernel / kernel.sum())
+    return kernels
+
+
+def load_kernels() -> tuple[str, list[Tensor]]:
+    """The kernels of Levin et al. and `KERNELS`; or, with a warning, kernels that stand in for them and `STAND_IN`.
+
+    Raises:
+        CorruptFile: see `datasets.fetch`.
+    """
+    try:
+        return KERNELS, levin_kernels()
+    except datasets.DataUnavailable as error:
+        warnings.warn(f"kernels made by a formula stand in for those of Levin et al.: {error}", stacklevel=2)
+        return STAND_IN, stand_in_kernels()
 
 
 def blur(image: Tensor, kernel: Tensor) -> Tensor:
@@ -194,7 +257,7 @@ def deblur(
     *,
     weight: float = 0.23,
     amplification: float = 2.0,
-    max_iterations: int = 30,
+    max_iterations: int = MAX_ITERATIONS,
     on_step: Callable[[Step], None] | None = None,
 ) -> Deblurred:
     """The image without blur and noise, by alternation of a data step and a denoiser (WINNet, Algorithm 1).
@@ -355,3 +418,194 @@ def deblurring_psnr(clean: Tensor, deblurred: Tensor, kernel: Tensor) -> float:
         )
     inside = (..., slice(rows, height - rows), slice(columns, width - columns))
     return psnr(clean[inside], deblurred[inside])
+
+
+# --- Scores
+
+
+class NoiseEstimator(Protocol):
+    """A method that estimates noise levels: `NENet`, or `WaveletEstimator`."""
+
+    name: str
+
+    def estimate_sigma(self, image: Tensor) -> Tensor:
+        """The noise level of each image `(B, 1, H, W)` in grey levels, `(B,)`."""
+
+
+class WaveletEstimator:
+    """Donoho's estimate, by scikit-image: the median magnitude of the finest diagonal wavelet coefficients, / 0.6745."""
+
+    name, display_name = "wavelet", "wavelet median"
+
+    def estimate_sigma(self, image: Tensor) -> Tensor:
+        """The noise level of each image `(B, 1, H, W)` in grey levels, `(B,)`, float32."""
+        check_image(image, 1, self.name)
+        planes = image.detach().cpu().double()[:, 0].numpy()
+        return torch.tensor([255 * restoration.estimate_sigma(plane) for plane in planes], dtype=torch.float32)
+
+
+def estimator_names() -> list[str]:
+    """Names that `load_estimator` knows."""
+    return [*weights.estimator_names(), WaveletEstimator.name]
+
+
+def load_estimator(name: str = "", budget: str | None = None) -> NoiseEstimator:
+    """The noise estimator of that name; of none, the first of `estimator_names` that is to be had.
+
+    Args:
+        name: "nenet", "nenet-authors", "wavelet", or empty.
+        budget: take our weights of the local run of this budget; None takes the released ones.
+
+    Raises:
+        ValueError: no such name.
+        FileNotFoundError, DataUnavailable: the weights that are asked for are not there.
+    """
+    known = estimator_names()
+    if name and name not in known:
+        raise ValueError(f"no noise estimator {name!r}; known: {', '.join(known)}")
+    for candidate in [name] if name else known:
+        if candidate == WaveletEstimator.name:
+            return WaveletEstimator()
+        try:
+            return weights.load_network(candidate, budget)
+        except (FileNotFoundError, datasets.DataUnavailable):
+            if name:
+                raise
+    raise AssertionError("the wavelet estimator is always there")
+
+
+def evaluate_deblurring(
+    method: Denoiser | str,
+    dataset: str,
+    kernels: Sequence[int] | None = None,
+    *,
+    estimator: NoiseEstimator | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    max_iterations: int = MAX_ITERATIONS,
+    report: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """Scores of a deblurring method at noise `SIGMA`, one row a picture and kernel, with the columns `COLUMNS`.
+
+    Protocol: `degrade` with the noise of (seed, dataset, picture, `SIGMA`), the same for every kernel and method;
+    `deblurring_psnr` before (`psnr_blurred`) and after. A denoiser is used by `deblur` with its defaults;
+    `sigma_estimated` is the estimate of the blurred picture, `sigma_last` that of the last data step, and `capped` says
+    whether the cap on iterations ended the loop. These, and `iterations`, are empty for the methods in `CLASSICAL`.
+    Of them Wiener's is told the true noise level.
+
+    Args:
+        method: a denoiser or its name, "wiener" or "richardson-lucy".
+        dataset: id of a gray dataset; without data the embedded pictures stand in, and the column `dataset` says so.
+        kernels: numbers from 1, of `load_kernels`; None takes all. The column `kernels` says which set they are of.
+        estimator: for a denoiser; None takes a blind WINNet's own, else `load_estimator()`.
+        seed: of the noise.
+        limit: number of pictures, the first in order; None takes all.
+        max_iterations: the cap.
+        report: called with a line of progress for each kernel.
+
+    Raises:
+        ValueError: an unknown method, or a kernel that is not there.
+    """
+    denoiser = _load_method(method)
+    name = method if denoiser is None else denoiser.name
+    set_name, all_kernels = load_kernels()
+    numbers = list(range(1, len(all_kernels) + 1) if kernels is None else kernels)
+    if bad := [number for number in numbers if number not in range(1, len(all_kernels) + 1)]:
+        raise ValueError(f"no kernel {bad[0]}; there are 1 to {len(all_kernels)}")
+    if denoiser is not None and estimator is None:
+        estimator = getattr(denoiser, "estimator", None) or load_estimator()
+    pictures = datasets.load_pictures(dataset, limit=limit)
+    card = {"budget": "none", "sha256": ""} if denoiser is None else denoiser.card
+    common = {
+        "method": name, "estimator": "" if denoiser is None else estimator.name, "dataset": pictures.name,
+        "requested": dataset, "kernels": set_name, "sigma": SIGMA, "max_iterations": max_iterations, "seed": seed,
+        "device": f"cpu, {getattr(denoiser, 'precision', 'float')}, {torch.get_num_threads()} threads",
+        "num_parameters": 0 if denoiser is None else denoiser.num_parameters(), "budget": card["budget"],
+        "weights_sha256": card["sha256"], "data_sha256": pictures.sha256, "version": invdenoise.__version__,
+        "commit": commit(),
+    }  # fmt: skip
+    if denoiser is None:
+        common["max_iterations"] = math.nan
+        restore = partial(wiener, sigma=SIGMA) if name == "wiener" else richardson_lucy
+    else:
+        denoiser.denoise(pictures.pictures[0].tensor()[..., :64, :64], SIGMA)  # first calls pay for loading code
+
+        def restore(blurred: Tensor, kernel: Tensor) -> Deblurred:
+            return deblur(blurred, kernel, denoiser, estimator.estimate_sigma, max_iterations=max_iterations)
+
+    rows = []
+    for number in numbers:
+        kernel = all_kernels[number - 1]
+        for picture in pictures:
+            clean = picture.tensor()
+            blurred = degrade(clean, kernel, SIGMA, noise_generator(seed, pictures.name, picture.name, SIGMA))
+            started = time.perf_counter()
+            result = restore(blurred, kernel)
+            row = {"seconds": time.perf_counter() - started, "megapixels": clean[0, 0].numel() / 1e6}
+            if isinstance(result, Deblurred):
+                row |= {
+                    "sigma_estimated": result.sigma, "sigma_last": result.sigmas[-1],
+                    "iterations": result.iterations, "capped": not result.converged,
+                }  # fmt: skip
+                result = result.image
+            rows.append(common | row | {
+                "image": picture.name, "kernel": number, "kernel_side": max(kernel.shape),
+                "psnr": deblurring_psnr(clean, result, kernel), "psnr_blurred": deblurring_psnr(clean, blurred, kernel),
+            })  # fmt: skip
+        if report:
+            last = rows[-len(pictures) :]
+            before, after = (sum(row[key] for row in last) / len(last) for key in ("psnr_blurred", "psnr"))
+            capped = sum(row.get("capped", False) for row in last)
+            report(
+                f"{name} on {pictures.name}, kernel {number}: {before:.2f} dB blurred, {after:.2f} dB deblurred"
+                + (f"; the cap ended {capped} of {len(last)}" if capped else "")
+            )
+    return _typed(pd.DataFrame(rows, columns=COLUMNS))
+
+
+def _load_method(method: Denoiser | str) -> Denoiser | None:
+    """The denoiser; None for a method in `CLASSICAL`."""
+    if not isinstance(method, str):
+        return method
+    if method in CLASSICAL:
+        return None
+    try:
+        return load_denoiser(method)
+    except ValueError as error:
+        raise ValueError(f"{error} Methods that need no denoiser: {', '.join(CLASSICAL)}") from None
+
+
+def read_deblurring(folder: Path | Sequence[Path] | None = None) -> pd.DataFrame:
+    """The score files `*.csv` in a folder (default: `results/deblurring`), or those listed, as one table of `COLUMNS`.
+
+    Raises:
+        FileNotFoundError: there are none; names the command that makes them.
+        ValueError: a file is not one of these, or two of them hold the same picture, kernel and method.
+    """
+    folder = paths.deblurring_dir() if folder is None else folder
+    files = sorted(folder.glob("[!.]*.csv")) if isinstance(folder, Path) else list(folder)
+    if not files:
+        raise FileNotFoundError(f"no deblurring scores in {folder}; make them with `make paper`, or with deblur.ipynb")
+    tables = []
+    for file in files:
+        try:
+            table = pd.read_csv(file, keep_default_na=False, na_values=[""], dtype={"image": str})
+        except ValueError as error:  # what pandas raises on an empty or broken file
+            raise ValueError(f"{file} holds no deblurring scores: {error}; delete it and run again") from None
+        if missing := [column for column in COLUMNS if column not in table.columns]:
+            raise ValueError(
+                f"{file} holds no deblurring scores: column {missing[0]!r} is missing; delete it and run again"
+            )
+        tables.append(_typed(table[list(COLUMNS)]))
+    scores = pd.concat(tables, ignore_index=True)
+    if scores.duplicated(["method", "requested", "image", "kernel", "seed"]).any():
+        raise ValueError(f"two score files in {folder} hold the same pictures, kernels and method; keep one")
+    return scores
+
+
+def _typed(scores: pd.DataFrame) -> pd.DataFrame:
+    """The columns that may be empty in the types that allow it."""
+    types = {"iterations": "Int64", "max_iterations": "Int64", "capped": "boolean"}
+    texts = {c: scores[c].astype(object).where(scores[c].notna(), "") for c in ("estimator", "weights_sha256")}
+    floats = {column: scores[column].astype(float) for column in ("sigma_estimated", "sigma_last")}
+    return scores.assign(**texts, **floats).astype(types)

@@ -36,6 +36,11 @@ def scores_dir() -> Path:
     return results_dir() / "scores"
 
 
+def deblurring_dir() -> Path:
+    """Tidy score files of deblurring, one a method."""
+    return results_dir() / "deblurring"
+
+
 def tables_dir() -> Path:
     return results_dir() / "tables"
 
