@@ -213,7 +213,7 @@ def test_speed_up_in_bfloat16_stays_close(network):
     fast = copy.deepcopy(network).speed_up("bfloat16", compiled=False).denoise(noisy, 25)
     assert fast.dtype == torch.float32
     assert 0 < (fast - exact).abs().max() < 0.02 and (fast - exact).pow(2).mean().sqrt() < 0.003
-    with pytest.raises(ValueError, match="precision is 'half'; expected float32 or bfloat16"):
+    with pytest.raises(ValueError, match="precision is 'half'; expected fastest, float32 or bfloat16"):
         network.speed_up("half")
 
 

@@ -74,9 +74,9 @@ sys.exit(code)
 def declare(tmp_path, monkeypatch):
     """A function that writes an `experiments.yaml` with small runs "a" and "b", the second starting from the first."""
 
-    def write(options=TINY, sigma=25, **settings):
+    def write(options=TINY, sigma=25, model="DnINN", **settings):
         recipe = {"smoke": {"steps": 24}, "laptop": {"steps": 24}, "paper": {"steps": 24}}
-        entry = {"paper": "linn", "model": "DnINN", "sigma": sigma, "recipe": "tiny", "options": options}
+        entry = {"paper": "linn", "model": model, "sigma": sigma, "recipe": "tiny", "options": options}
         experiments = {"a": entry, "b": {**entry, "sigma": 50, "start": "a"}}
         tree = {"defaults": {**DEFAULTS, **settings}, "recipes": {"tiny": recipe}, "experiments": experiments}
         if "epochs" in settings:
@@ -291,6 +291,36 @@ def test_a_second_run_at_the_same_time_is_refused(declare):
             quietly()
         assert not list((paths.runs_dir() / "a").rglob("*.pt"))
     assert quietly().finished
+
+
+@pytest.mark.parametrize("network", ["WINNet", "NENet"])
+def test_networks_of_other_kinds_train_on_a_range_of_levels_and_resume(network, declare, tmp_path, monkeypatch):
+    small = {"WINNet": {"num_pairs": 1, "num_blocks": 1, "num_features": 4, "num_atoms": 15, "num_lista_layers": 1}}
+    settings = {"model": network, "optimizer": "adam", "validation": int(network == "WINNet"), "clip": 1.0}
+    declare(small.get(network, {}), [0, 55], **settings)
+    whole = quietly(folder=tmp_path / "whole")
+    monkeypatch.setattr(training, "time", Clock())
+    folder = tmp_path / "parts"
+    parts = [quietly(folder=folder, minutes=0.2) for _ in range(3)]
+    assert not parts[0].finished
+    while not parts[-1].finished:
+        parts.append(quietly(folder=folder, minutes=0.2))
+    same_weights(parts[-1], whole)
+    same_curve(parts[-1].curve, whole.curve)
+    card = json.loads(whole.weights.with_suffix(".json").read_text())
+    assert card["sigma"] is None and card["sigmas"] == [0, 55]
+    estimates = network == "NENet"  # it has a squared error of its own, and no PSNR
+    assert all(math.isnan(row["val_psnr"]) == math.isnan(row["train_psnr"]) == estimates for row in whole.curve)
+    assert all(math.isfinite(row["loss"]) for row in whole.curve)
+    assert (card["validation_psnr"] is None) == estimates
+
+
+def test_what_does_not_denoise_is_not_validated(declare):
+    declare({}, [0, 55], model="NENet")
+    with pytest.raises(
+        ValueError, match="validation is 1, but NENet does not denoise and has no PSNR; set validation: 0"
+    ):
+        quietly()
 
 
 def test_too_many_validation_pictures_are_refused(declare):

@@ -407,7 +407,7 @@ struct Backward : Picture {
 extern "C" {
 
 // 1 when this processor has the tiles and the system lets this process use them.
-int lifting_net_available() {
+int available() {
     constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
     if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512bw")) return 0;
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;

@@ -59,14 +59,17 @@ def training_step(rounds: int = 5) -> list[dict]:
     noisy = clean + 0.1 * torch.randn_like(clean)
 
     def step(network, fast: bool):
+        precision = network.resolve_precision("fastest" if fast else "float32")
+        own = fast and network.has_kernel(clean.device, precision)
+        network.use_kernel(own)
         if fast:
             network.to(memory_format=torch.channels_last)
-        compiled = fast and can_compile() and not network.has_kernel(clean.device)
+        compiled = fast and can_compile() and not own
         loss = torch.compile(network.training_loss) if compiled else network.training_loss
 
         def run():
             network.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
                 value, _ = loss(clean, noisy, 25.0)
             value.backward()
 
@@ -101,7 +104,7 @@ def inference(rounds: int = 3) -> list[dict]:
     exact = {name: _mean_psnr(denoiser, pictures, noisy, sigma) for name, denoiser in denoisers.items()}
     for denoiser in denoisers.values():
         if hasattr(denoiser, "speed_up"):
-            denoiser.speed_up("bfloat16")
+            denoiser.speed_up()
 
     def over(denoiser: Denoiser):
         return lambda: [denoiser.denoise(image, sigma) for image in noisy]
@@ -164,9 +167,10 @@ def _status(key: str) -> int:
 
 def _fastest_setting(network: DenoisingNetwork) -> str:
     """What `speed_up` makes of a network here, in words."""
-    if network.has_kernel(torch.device("cpu")):
-        return "bfloat16 in own kernel"
-    return "compiled bfloat16" if can_compile() else "bfloat16"
+    precision = network.resolve_precision("fastest")
+    if network.has_kernel(torch.device("cpu"), precision):
+        return f"{precision} in own kernel"
+    return f"compiled {precision}" if can_compile() else precision
 
 
 def _woken(network: DnINN) -> DnINN:

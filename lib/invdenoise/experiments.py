@@ -14,6 +14,7 @@ import yaml
 from invdenoise import paths
 
 BUDGETS = ("smoke", "laptop", "paper")
+PRECISIONS = ("fastest", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Recipe:
         _one_of("sampling", self.sampling, ("grid", "random"))
         _one_of("optimizer", self.optimizer, ("adam", "muon"))
         _one_of("schedule", self.schedule, ("onecycle", "steps"))
-        _one_of("precision", self.precision, ("float32", "bfloat16"))
+        _one_of("precision", self.precision, PRECISIONS)
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
         if self.epochs is not None and self.sampling != "grid":

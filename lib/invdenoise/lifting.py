@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from invdenoise import amx
 from invdenoise.invertible import Invertible, InvertibleSequence
+from invdenoise.kernels import LIFTING_NET, Kernel
 from invdenoise.shrinkage import SoftThreshold
 
 TILE = 192  # side of an inference tile: 16 channels of it fit a level-2 cache
+KERNEL_CHANNELS = 16  # of a pixel in the kernels; networks may have fewer
 
 
 class LiftingNet(nn.Sequential):
@@ -54,21 +55,28 @@ class LiftingNet(nn.Sequential):
             last.weight.data.mul_(0.1)
         super().__init__(*layers, last)
         self.radius = (num_layers + 1) * (kernel_size // 2)  # of the receptive field, in pixels
+        self.in_kernel = False  # see `DenoisingNetwork.use_kernel`
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type) and self.has_kernel(x.device) and not torch.compiler.is_compiling():
+        precision = "bfloat16" if torch.is_autocast_enabled(x.device.type) else "float32"
+        wanted = x.dtype != torch.float64 and (self.in_kernel or precision == "bfloat16")
+        if wanted and not torch.compiler.is_compiling() and self.has_kernel(x.device, precision):
             layers = list(self)
             weights = torch.cat([conv.weight.flatten() for conv in layers[::2]])
             thresholds = torch.stack([shrink.threshold for shrink in layers[1::2]])
-            return amx.lifting_net(x, weights, thresholds, self[-1].out_channels)
+            return _InKernel.apply(x, weights, thresholds, self[-1].out_channels, LIFTING_NET[precision])
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(x)
         return self._forward_in_tiles(x)
 
-    def has_kernel(self, device: torch.device) -> bool:
-        """Whether bfloat16 autocast on `device` runs the network in a kernel of its own, see `amx`."""
+    def has_kernel(self, device: torch.device, precision: str) -> bool:
+        """Whether `device` can run the network in a kernel of its own in "float32" or "bfloat16", see `kernels`.
+
+        Under bfloat16 autocast it is used wherever it is there; in float32 where it is asked for (`in_kernel`).
+        """
         channels = max(self[0].in_channels, self[-1].in_channels, self[-1].out_channels)
-        return amx.serves(device, channels, self[-1].kernel_size[0])
+        fits = len(self) > 1 and channels <= KERNEL_CHANNELS and self[-1].kernel_size[0] == 3
+        return device.type == "cpu" and fits and LIFTING_NET[precision].available()
 
     def _forward_in_tiles(self, x: Tensor) -> Tensor:
         """The same result tile by tile: activations of one tile stay in the processor's cache, and memory small.
@@ -88,6 +96,45 @@ class LiftingNet(nn.Sequential):
                 inner = tile[..., above : above + TILE, before : before + TILE]
                 out[..., top : top + TILE, left : left + TILE] = inner
         return out
+
+
+class _InKernel(torch.autograd.Function):
+    """A `LiftingNet` in a kernel of its own, differentiable in its three tensors.
+
+    Args:
+        x: input `(B, C, H, W)`.
+        weights: kernels `(out, in, 3, 3)` of all convolutions, first to last, flattened into one vector.
+        thresholds: `(num_layers, num_features)`, at least 0: one row for every convolution but the last.
+        out_channels: of the last convolution.
+        kernel: one of `LIFTING_NET`.
+
+    Only the input is kept for the backward pass, which computes the activations anew while they fit the cache.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weights: Tensor, thresholds: Tensor, out_channels: int, kernel: Kernel) -> Tensor:
+        x, weights, thresholds = (t.detach().float().contiguous() for t in (x, weights, thresholds))
+        ctx.save_for_backward(x, weights, thresholds)
+        ctx.kernel = kernel
+        out = x.new_empty(x.shape[0], out_channels, *x.shape[2:])
+        kernel.call("lifting_net_forward", [x, out, weights, thresholds], _sizes(x, out, thresholds))
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor):
+        x, weights, thresholds = ctx.saved_tensors
+        gradient = gradient.float().contiguous()
+        found = [torch.empty_like(t) for t in (x, weights, thresholds)]
+        tensors = [x, gradient, found[0], weights, thresholds, found[1], found[2]]
+        ctx.kernel.call("lifting_net_backward", tensors, _sizes(x, gradient, thresholds))
+        return *found, None, None
+
+
+def _sizes(x: Tensor, out: Tensor, thresholds: Tensor) -> tuple[int, ...]:
+    batch, in_channels, height, width = x.shape
+    num_layers, num_features = thresholds.shape
+    return batch, height, width, num_layers + 1, in_channels, out.shape[1], num_features
 
 
 class LiftingPair(Invertible):

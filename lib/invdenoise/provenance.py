@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from invdenoise import paths
+from invdenoise.experiments import PRECISIONS
 
 
 @functools.cache
@@ -28,6 +29,36 @@ def hardware(device: torch.device | str = "cpu") -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{torch.get_num_threads()} CPU threads, {_processor()}"
+
+
+def resolve_precision(precision: str, device: torch.device | str = "cpu") -> str:
+    """The precision of activations on a device: "fastest" is "bfloat16" where the device computes in it, else "float32".
+
+    A processor without bfloat16 emulates it, ten times slower than float32.
+
+    Raises:
+        ValueError: `precision` is none of "fastest", "float32" and "bfloat16".
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; expected {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
+    if precision != "fastest":
+        return precision
+    return "bfloat16" if _has_bfloat16(torch.device(device).type) else "float32"
+
+
+@functools.cache
+def _has_bfloat16(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and bool(processor_flags() & {"avx512_bf16", "amx_bf16"})
+
+
+@functools.cache
+def processor_flags() -> frozenset[str]:
+    """Instruction sets of the processor, as Linux names them; empty on other systems."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").partition(":")[2].split())
 
 
 @functools.cache

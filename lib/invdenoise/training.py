@@ -30,11 +30,11 @@ from invdenoise import datasets, paths
 from invdenoise.experiments import BUDGETS, Experiment, Recipe, experiment
 from invdenoise.files import atomic, exclusive
 from invdenoise.metrics import psnr
-from invdenoise.models import DenoisingNetwork
+from invdenoise.models import DenoisingNetwork, NENet
 from invdenoise.noise import awgn, noise_generator
 from invdenoise.optim import build_optimizer
 from invdenoise.patches import PatchSampler
-from invdenoise.provenance import can_compile, commit, hardware
+from invdenoise.provenance import can_compile, commit, hardware, resolve_precision
 from invdenoise.weights import load_network, read_card, save_weights, weights_path
 
 CURVE = ("step", "patches", "seconds", "lr", "loss", "train_psnr", "val_psnr", "grad_norm", "skipped")
@@ -94,18 +94,23 @@ def train(
 class _Loss(nn.Module):
     """The network's training loss as a forward pass, which is what data-parallel wrappers synchronise."""
 
-    def __init__(self, network: DenoisingNetwork, recipe: Recipe, device: torch.device):
+    def __init__(self, network: DenoisingNetwork | NENet, recipe: Recipe, device: torch.device):
         super().__init__()
         self.network = network
-        self.autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
+        denoises = isinstance(network, DenoisingNetwork)
+        precision = (network.resolve_precision if denoises else resolve_precision)(recipe.precision, device)
+        self.autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
         self.loss = network.training_loss
-        own = self.autocast["enabled"] and network.has_kernel(device)
-        if recipe.compile and can_compile() and not own:
+        own = denoises and network.has_kernel(device, precision)
+        if own and recipe.compile:
+            network.use_kernel()
+        elif recipe.compile and can_compile():
             mode = "reduce-overhead" if device.type == "cuda" else "default"  # CUDA graphs: one launch a step
-            self.loss = torch.compile(network.training_loss, mode=mode)
+            in_parts = getattr(network, "compiled_loss", None)
+            self.loss = in_parts(mode=mode) if in_parts else torch.compile(network.training_loss, mode=mode)
 
     def forward(self, clean: Tensor, noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and the mean squared error per pixel; NaN for a network that does not denoise."""
+        """The loss, and the mean squared error per pixel; NaN for a network that estimates the noise level."""
         with torch.autocast(**self.autocast):
             loss, logs = self.loss(clean, noisy, sigma)
         return loss, logs.get("mse", torch.full_like(loss.detach(), math.nan))
@@ -149,9 +154,13 @@ class _Trainer:
 
         torch.manual_seed(recipe.seed)
         network = spec.build()
+        if recipe.validation and not isinstance(network, DenoisingNetwork):
+            raise ValueError(
+                f"validation is {recipe.validation}, but {spec.model} does not denoise and has no PSNR; set validation: 0"
+            )
         self.started_from = self._warm_start(network)
         network.to(accelerator.device, memory_format=torch.channels_last)
-        network.precision = recipe.precision  # of validation
+        network.precision = resolve_precision(recipe.precision, accelerator.device)  # of validation
         self.optimizer = build_optimizer(network, recipe.optimizer, recipe.lr, recipe.adam_ratio)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invdenoise.denoiser import Denoiser
-from invdenoise.provenance import can_compile
+from invdenoise.provenance import can_compile, resolve_precision
 
 
 class DenoisingNetwork(nn.Module, Denoiser):
@@ -45,29 +45,48 @@ class DenoisingNetwork(nn.Module, Denoiser):
         with torch.autocast(noisy.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self(noisy, *arguments)
 
-    def speed_up(self, precision: str = "bfloat16", compiled: bool | None = None) -> Self:
-        """Prepare for many pictures: activations in `precision`, and compiled convolution chains.
+    def speed_up(self, precision: str = "fastest", compiled: bool | None = None) -> Self:
+        """Prepare for many pictures: activations in `precision`, and convolution chains in a kernel of their own or compiled.
 
-        Compilation costs seconds once a process, which a handful of pictures does not earn back; without a compiler, or
-        where the network has a kernel of its own, it is left out. In bfloat16 PSNR changes by less than 0.005 dB
-        (`make bench` measures it).
+        Compilation costs seconds once a process, which a handful of pictures does not earn back; it is left out where the
+        network has a kernel, and without a compiler. In bfloat16 PSNR changes by less than 0.005 dB (`make bench` measures it).
 
         Args:
-            precision: "float32" or "bfloat16".
-            compiled: None compiles where it helps.
+            precision: "float32", "bfloat16", or "fastest", see `resolve_precision`.
+            compiled: None takes a kernel where there is one and compiles elsewhere.
         """
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision is {precision!r}; expected float32 or bfloat16")
-        self.precision = precision
-        own = precision == "bfloat16" and self.has_kernel(next(self.parameters()).device)
+        device = next(self.parameters()).device
+        self.precision = self.resolve_precision(precision, device)
+        own = self.has_kernel(device, self.precision)
+        self.use_kernel(own and compiled is None)
         if can_compile() and not own if compiled is None else compiled:
             for module in self.chains():
                 module.compile(dynamic=True)  # one code for pictures of every size
         return self
 
-    def has_kernel(self, device: torch.device) -> bool:
-        """Whether the network runs in a kernel of its own in bfloat16 on `device`, and gains nothing from compilation."""
+    def has_kernel(self, device: torch.device, precision: str) -> bool:
+        """Whether `device` can run the network's chains in a kernel of their own in "float32" or "bfloat16", see `kernels`."""
         return False
+
+    def use_kernel(self, use: bool = True) -> Self:
+        """Run chains of float32 activations in their kernel where there is one: faster, and differentiable once.
+
+        PyTorch's own operations are the reference, so they are what runs unless this is called.
+        """
+        for chain in self.chains():
+            chain.in_kernel = use
+        return self
+
+    def resolve_precision(self, precision: str, device: torch.device | str = "cpu") -> str:
+        """The precision of activations on a device: "float32" or "bfloat16".
+
+        "fastest" is that of the network's kernel on the device, bfloat16 before float32; without one, see `provenance`.
+        """
+        if precision == "fastest":
+            for kind in ("bfloat16", "float32"):
+                if self.has_kernel(torch.device(device), kind):
+                    return kind
+        return resolve_precision(precision, device)
 
     def chains(self) -> list[nn.Module]:
         """The parts worth compiling on their own: small, and many of one kind, so that one compilation serves them all."""

@@ -96,8 +96,8 @@ class DnINN(DenoisingNetwork):
         """The image with these channels; `reconstruct(*decompose(x)) == x` to rounding."""
         return self.splits[scale].inverse(*self.linns[scale].inverse(coarse, detail))
 
-    def has_kernel(self, device: torch.device) -> bool:
-        return all(net.has_kernel(device) for net in self.chains())
+    def has_kernel(self, device: torch.device, precision: str) -> bool:
+        return all(net.has_kernel(device, precision) for net in self.chains())
 
     def chains(self) -> list[nn.Module]:
         return [net for linn in self.linns for pair in linn for net in (pair.predict, pair.update)]

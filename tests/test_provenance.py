@@ -1,0 +1,54 @@
+"""What made a result, and which precision is the fastest here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from invdenoise import provenance
+from invdenoise.models import DnCNN
+from invdenoise.provenance import resolve_precision
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """A function that gives the processor these instruction sets."""
+
+    def has(*flags):
+        provenance._has_bfloat16.cache_clear()
+        monkeypatch.setattr(provenance, "processor_flags", lambda: frozenset(flags))
+
+    yield has
+    provenance._has_bfloat16.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("avx2", "fma"), "float32"),  # a laptop: it would emulate bfloat16
+        (("avx512f", "avx512bw"), "float32"),
+        (("avx512f", "avx512_bf16"), "bfloat16"),
+        (("amx_bf16", "amx_tile"), "bfloat16"),
+        ((), "float32"),  # another system than Linux
+    ],
+)
+def test_the_fastest_precision_is_that_of_the_processor(flags, expected, processor):
+    processor(*flags)
+    assert resolve_precision("fastest") == expected
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_precision_that_is_asked_for_is_taken(precision, processor):
+    processor()
+    assert resolve_precision(precision) == resolve_precision(precision, torch.device("cpu")) == precision
+
+
+def test_an_unknown_precision_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="precision is 'half'; expected fastest, float32 or bfloat16"):
+        resolve_precision("half")
+
+
+def test_a_network_without_a_kernel_is_sped_up_in_the_precision_that_suits_the_processor(processor):
+    for flags, expected in (("avx2", "float32"), ("avx512_bf16", "bfloat16")):
+        processor(flags)
+        assert DnCNN().eval().speed_up(compiled=False).precision == expected
