@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 BUDGET ?= released
+PAPER ?= all
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 PYTHON ?= python3
 # A conda user's environment (environment.yml) serves as it is: make paper BIN="$$CONDA_PREFIX/bin"
@@ -17,7 +18,7 @@ ENV := .venv/.ready
 endif
 
 help: ## print this
-	@echo "Usage: make TARGET [BUDGET=released|smoke|laptop|paper] [CORES=n]"
+	@echo "Usage: make TARGET [BUDGET=released|smoke|laptop|paper] [PAPER=all|linn|winnet] [CORES=n]"
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(ENV) ## set up .venv from requirements.txt (other targets do it by themselves)
@@ -32,8 +33,8 @@ env: $(ENV) ## set up .venv from requirements.txt (other targets do it by themse
 data: $(ENV) ## fetch every dataset, and list what is there and what could not be had
 	python -m invdenoise.datasets
 
-paper: $(ENV) ## regenerate every table, figure and the report from the released weights; BUDGET=smoke trains too
-	python -m invdenoise.paper --budget $(BUDGET) --cores $(CORES)
+paper: $(ENV) ## regenerate every table, figure and the report from the released weights; BUDGET=smoke trains too, PAPER=linn is one paper
+	python -m invdenoise.paper --budget $(BUDGET) --paper $(PAPER) --cores $(CORES)
 
 train: $(ENV) ## train or resume one run: make train EXPERIMENT=dninn-st-s25 BUDGET=laptop
 	@test -n "$(EXPERIMENT)" || { echo "error: name an experiment of experiments.yaml: make train EXPERIMENT=dninn-st-s25 BUDGET=laptop"; exit 2; }
@@ -74,7 +75,7 @@ pins: ## maintainers: write requirements.txt from a fresh environment with pypro
 	mv requirements.new requirements.txt; rm -r .venv-pins
 
 clean: ## delete what `make paper` wrote; asks before local training runs; never touches released results
-	rm -rf results/scores results/tables results/figures results/notebooks results/bench.csv results/report.html results/smoke .snakemake
+	rm -rf results/scores results/deblurring results/tables results/figures results/notebooks results/bench.csv results/report.html results/smoke .snakemake
 	@if [ -d results/runs ]; then read -r -p "Delete local training in results/runs too? [y/N] " a; [ "$$a" != y ] || rm -rf results/runs; fi
 
 .PHONY: help env data paper train ablations lab test bench cluster release readme pins clean

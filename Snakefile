@@ -1,14 +1,14 @@
-# The graph: weights -> scores -> tables and figures -> report. `make paper` runs it; --config budget=... chooses the weights.
+# The graph: weights -> scores -> tables and figures -> report. `make paper` runs it; --config budget=... paper=... chooses weights and figures.
 import sys
 
 from invdenoise import plan
 
-PLAN = plan.make_plan(config.get("budget", "released"))
+PLAN = plan.make_plan(config.get("budget", "released"), config.get("paper", "all"))
 RESULTS = plan.in_graph(PLAN.results)
 PAGES = f"{RESULTS}/notebooks"
-SCORES = [f"{RESULTS}/scores/{job.output}" for job in PLAN.evaluations]
-EVALUATED = [f"{PAGES}/evaluate/{job.output.removesuffix('.csv')}.ipynb" for job in PLAN.evaluations]
-DRAWN = [f"{PAGES}/{name}.ipynb" for name in (*plan.FIGURES, "00_tour")]
+SCORES = [f"{RESULTS}/{job.scores}" for job in PLAN.evaluations]
+EVALUATED = [f"{PAGES}/{job.page}" for job in PLAN.evaluations]
+DRAWN = [f"{PAGES}/{name}.ipynb" for name in (*PLAN.figures, "00_tour")]
 MADE = [*SCORES, *EVALUATED, *DRAWN]  # what the report reads and links
 
 
@@ -56,7 +56,7 @@ rule tour:
         "{params.command}"
 
 
-for name in plan.FIGURES:
+for name in PLAN.figures:
 
     rule:
         name:
@@ -81,14 +81,14 @@ for job, score, page in zip(PLAN.evaluations, SCORES, EVALUATED):
         name:
             job.rule
         input:
-            "notebooks/evaluate.ipynb",
+            f"notebooks/{job.notebook}.ipynb",
             PLAN.weights_files(job.method),
         output:
             update(score),
             page=page,
         priority: job.priority
         params:
-            command=execute("evaluate", page, **job.parameters),
+            command=execute(job.notebook, page, **job.parameters),
         shell:
             "{params.command}"
 

@@ -38,7 +38,8 @@ def folder(tmp_path, monkeypatch):
     verdicts = {"psnr": ["reproduced", "close", "reproduced", "", "not run"], "parameters": ["reproduced"]}
     table = pd.DataFrame([(metric, found) for metric in verdicts for found in verdicts[metric]])
     (tmp_path / "tables").mkdir()
-    table.set_axis(["metric", "verdict"], axis=1).to_csv(tmp_path / "tables" / "linn-table1.csv", index=False)
+    for _, name in paper.TABLES.values():
+        table.set_axis(["metric", "verdict"], axis=1).to_csv(tmp_path / "tables" / name, index=False)
     return tmp_path
 
 
@@ -123,12 +124,12 @@ def test_nothing_to_do_says_nothing():
 
 
 def test_conclusion_counts_the_verdicts_on_psnr_as_the_report_does(folder):
-    said = []
-    paper.conclude(make_plan("released"), said.append)
-    assert said == [
-        "LINN, Table I: 2 reproduced, 1 close, 1 not run",
-        f"report: {folder / 'report.html'}",
-    ]
+    linn = "LINN, Table I: 2 reproduced, 1 close, 1 not run"
+    blind = "WINNet, blind denoising: 2 reproduced, 1 close, 1 not run"
+    for papers, lines in {"all": [linn, blind], "linn": [linn], "winnet": [blind]}.items():
+        said = []
+        paper.conclude(make_plan("released", papers), said.append)
+        assert said == [*lines, f"report: {folder / 'report.html'}"]
 
 
 def test_missing_data_are_said_and_do_not_stop(graph, folder):
@@ -145,12 +146,12 @@ def test_missing_data_are_said_and_do_not_stop(graph, folder):
 
 
 def test_a_smoke_run_asks_for_no_data(graph, folder):
-    (folder / "smoke" / "tables").mkdir(parents=True)
-    (folder / "tables" / "linn-table1.csv").rename(folder / "smoke" / "tables" / "linn-table1.csv")
+    (folder / "smoke").mkdir()
+    (folder / "tables").rename(folder / "smoke" / "tables")
     graph("")
     said = []
     assert paper.regenerate("smoke", 1, said.append) == 0
-    assert len(said) == 2
+    assert len(said) == len(paper.TABLES) + 1
 
 
 def test_a_failed_job_is_named_with_its_error_and_the_log(graph, log, folder):

@@ -16,7 +16,7 @@ from invdenoise.datasets import DataUnavailable
 from invdenoise.experiments import experiments
 from invdenoise.notebooks import known_parameters
 from invdenoise.plan import make_plan
-from invdenoise.weights import AUTHORS_DNCNN
+from invdenoise.weights import AUTHORS, AUTHORS_DNCNN
 
 BUDGETS = ("released", "smoke", "laptop", "paper")
 
@@ -39,18 +39,23 @@ def methods(found: plan.Plan) -> set[str]:
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_notebooks_know_every_parameter_they_are_given(budget):
     found = make_plan(budget)
-    known = set(known_parameters(paths.NOTEBOOKS / "evaluate.ipynb"))
+    known = {name: set(known_parameters(paths.NOTEBOOKS / f"{name}.ipynb")) for name in ("evaluate", "deblur")}
     assert found.evaluations
     for job in found.evaluations:
-        assert set(job.parameters) <= known
-    for figure in plan.FIGURES:
+        assert set(job.parameters) <= known[job.notebook]
+    for figure in found.figures:
         assert set(found.figure_parameters(figure)) <= set(known_parameters(paths.NOTEBOOKS / f"{figure}.ipynb"))
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_no_two_jobs_write_the_same_file_or_share_a_name(budget):
     jobs = make_plan(budget).evaluations
-    assert len({job.output for job in jobs}) == len({job.rule for job in jobs}) == len(jobs)
+    assert (
+        len({job.scores for job in jobs})
+        == len({job.rule for job in jobs})
+        == len({job.page for job in jobs})
+        == len(jobs)
+    )
     assert all(job.output == job.parameters["output"] for job in jobs)
 
 
@@ -61,27 +66,81 @@ def test_results_of_one_budget_stay_out_of_the_others(budget, results):
     networks = [job.method for job in found.evaluations if job.method in experiments()]
     where = paths.RELEASED_WEIGHTS if budget == "released" else found.results
     for name in networks:
-        (weights,) = found.weights_files(name)
-        assert weights.startswith(str(where)) and name in weights
+        weights, *more = found.weights_files(name)
+        assert weights.startswith(str(where)) and name in weights and all("nenet" in file for file in more)
     assert found.weights_files("bm3d") == found.weights_files("dncnn-authors-s25") == []
 
 
 @pytest.mark.parametrize("budget", ["laptop", "paper"])
-def test_a_full_run_trains_every_network_and_evaluates_it_on_every_picture_of_the_tables(budget):
-    found = make_plan(budget)
-    assert set(found.trainings) == set(experiments())
+def test_a_full_run_trains_every_network_of_linn_and_evaluates_it_on_every_picture_of_the_tables(budget):
+    found = make_plan(budget, "linn")
+    assert set(found.trainings) == {name for name, entry in experiments().items() if entry.paper == "linn"}
     tables = [
         (job.method, job.parameters["dataset"], sigma)
         for job in found.evaluations
         if job.parameters["limit"] == 0
         for sigma in job.parameters["sigmas"].split(",")
     ]
-    levels = {name: [f"{experiment.sigma:g}"] for name, experiment in experiments().items()}
+    linn = {name: entry for name, entry in experiments().items() if entry.paper == "linn"}
+    levels = {name: [f"{entry.sigma:g}"] for name, entry in linn.items()}
     levels |= {name: [str(sigma)] for name, sigma in AUTHORS_DNCNN.items()}
     levels |= dict.fromkeys(METHODS, ["15", "25", "50"])
     expected = [(name, data, level) for name in levels for data in ("bsd68", "set12") for level in levels[name]]
     assert sorted(tables) == sorted(expected)
     assert all("-sweep" in job.output for job in found.evaluations if job.parameters["limit"])
+
+
+@pytest.mark.parametrize("budget", ["laptop", "paper"])
+def test_a_full_run_of_winnet_evaluates_non_blind_blind_and_told(budget):
+    found = make_plan(budget, "winnet")
+    assert set(found.trainings) == {"winnet-s25", "winnet-blind", "nenet", "bfcnn"}
+    seen: dict[tuple, list[float]] = {}
+    deblurred = [job for job in found.evaluations if job.notebook == "deblur"]
+    assert {job.method for job in deblurred} == set(plan.DEBLUR_METHODS)
+    assert all(job.parameters["kernels"] == "all" for job in deblurred)
+    for job in found.evaluations:
+        given = job.parameters
+        if job.notebook == "deblur":
+            continue
+        assert given["limit"] == 0
+        kind = "blind" if given.get("tell_sigma") is False else "told" if "-told" in job.output else ""
+        levels = seen.setdefault((job.method, given["dataset"], kind), [])
+        levels += [float(sigma) for sigma in given["sigmas"].split(",")]
+    whole = [float(sigma) for sigma in range(5, 150, 20)]
+    blind = ("winnet-authors-blind", "winnet-blind", "dncnn-authors-blind", "bfcnn")
+    expected = {(name, data, "blind"): whole for name in blind for data in ("bsd68", "set12")}
+    expected |= {(name, "set12", "told"): whole for name in blind[:2]}
+    for levels in ("", "2level-"):
+        expected |= {(f"winnet-authors-{levels}s{sigma}", "set12", ""): [sigma] for sigma in (15, 25, 50)}
+    expected |= {(name, data, ""): [25] for name in ("winnet-s25", "winnet-authors-s25") for data in ("bsd68", "set12")}
+    assert seen == expected
+
+
+def test_a_plan_is_of_one_paper_or_of_all():
+    jobs = {
+        paper: {job.output for job in make_plan("laptop", paper).evaluations} for paper in ("linn", "winnet", "all")
+    }
+    assert jobs["linn"] and jobs["winnet"] and not jobs["linn"] & jobs["winnet"]
+    assert jobs["all"] == jobs["linn"] | jobs["winnet"]
+    figures = {paper: make_plan("laptop", paper).figures for paper in ("linn", "winnet", "all")}
+    assert figures["all"] == figures["linn"] + figures["winnet"]
+    assert all(figure.startswith("winnet/") for figure in figures["winnet"])
+    with pytest.raises(ValueError, match="no paper 'lin'; known: all, linn, winnet"):
+        make_plan("laptop", "lin")
+
+
+def test_the_blind_network_waits_for_its_estimator(release):
+    found = make_plan("laptop")
+    assert found.weights_files("winnet-blind") == [
+        plan.in_graph(found.results / "runs" / name / "laptop" / "weights.safetensors")
+        for name in ("winnet-blind", "nenet")
+    ]
+    (release / "winnet-blind.safetensors").touch()
+    left_out = make_plan("released")
+    assert "winnet-blind" not in methods(left_out)
+    assert "winnet-blind: no released weights of nenet, which estimates its noise level" in left_out.missing
+    (release / "nenet.safetensors").touch()
+    assert "winnet-blind" in methods(make_plan("released"))
 
 
 def test_sweeps_cover_figure_5_with_and_without_adapted_thresholds():
@@ -100,7 +159,7 @@ def test_a_smoke_run_has_a_network_of_each_kind_and_few_pictures(monkeypatch):
     kinds = {(experiments()[name].options.get("shrinkage"), experiments()[name].options.get("num_scales", 1))
              for name in found.trainings}  # fmt: skip
     assert kinds >= {("soft", 1), ("lista", 1), ("soft", 2)}
-    assert methods(found) == set(found.trainings) | set(plan.SMOKE_CLASSICAL)
+    assert methods(found) == set(found.trainings) - {"nenet"} | {*plan.SMOKE_CLASSICAL, "wiener"}
     assert found.fig4_method == "dninn-lista-s50"
 
 
@@ -138,12 +197,12 @@ def test_the_graph_waits_for_what_the_plan_says(tmp_path):
     found = make_plan("laptop")
     for name in found.trainings:
         assert set(waits[f"train_{name}"].split(", ")) == {"notebooks/train.ipynb", *found.start_files(name)}
-    ours = [job for job in found.evaluations if job.method not in AUTHORS_DNCNN]
+    ours = [job for job in found.evaluations if job.method not in AUTHORS]
     for job in ours:
-        needed = {"notebooks/evaluate.ipynb", *found.weights_files(job.method)}
+        needed = {f"notebooks/{job.notebook}.ipynb", *found.weights_files(job.method)}
         assert set(waits[job.rule].split(", ")) == needed
-    scores = {str(found.results / "scores" / job.output) for job in ours}
-    for figure in plan.FIGURES:
+    scores = {str(found.results / job.scores) for job in ours}
+    for figure in found.figures:
         needed = scores | {f"notebooks/{figure}.ipynb", *found.figure_files(figure)}
         assert set(waits[figure.replace("/", "_")].split(", ")) == needed
     assert scores < set(waits["report"].split(", "))
@@ -187,15 +246,15 @@ def test_without_its_package_bm3d_is_left_out(monkeypatch):
 
 
 def test_without_network_the_authors_weights_are_left_out(monkeypatch):
-    assert methods(make_plan("released")) > set(AUTHORS_DNCNN)
+    assert methods(make_plan("released")) > set(AUTHORS) - {"nenet-authors"}
 
     def out_of_reach(*wanted):
         raise DataUnavailable("no network")
 
     monkeypatch.setattr(datasets, "fetch", out_of_reach)
     found = make_plan("released")
-    assert not methods(found) & set(AUTHORS_DNCNN)
-    assert set(found.missing) >= {f"{name}: the authors' weights could not be reached" for name in AUTHORS_DNCNN}
+    assert not methods(found) & set(AUTHORS)
+    assert set(found.missing) >= {f"{name}: the authors' weights could not be reached" for name in AUTHORS}
 
 
 def test_an_unknown_budget_is_refused_with_the_known_ones():

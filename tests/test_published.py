@@ -401,6 +401,45 @@ def test_compare_puts_authors_weights_beside_our_own():
     assert [row["our_method"] for row in table_1(method="dncnn")] == [None]
 
 
+def blind_table(*results, method="winnet-blind", sigma=25, dataset="bsd68"):
+    """What `compare` makes of WINNet's blind table for a method, noise level and dataset."""
+    table = compare(load_published("winnet"), summary_of(*results))
+    return table.query("method == @method and sigma == @sigma and dataset == @dataset").to_dict("records")
+
+
+def test_compare_puts_blind_results_beside_blind_numbers_under_our_names():
+    own, authors = dict(method="winnet-blind", psnr=29.0), dict(method="winnet-authors-blind", psnr=29.2)
+    rows = blind_table(authors | dict(variant="blind", budget="authors"), own | dict(variant="blind"))
+    assert [(row["our_method"], row["verdict"]) for row in rows] == [
+        ("winnet-blind", "close"), ("winnet-authors-blind", "exceeded")
+    ]  # fmt: skip
+    for method, ours in (("dncnn-b", "dncnn-authors-blind"), ("bf-cnn", "bfcnn")):
+        (found,) = blind_table(dict(method=ours, psnr=29.13, variant="blind"), method=method)
+        assert (found["our_method"], found["verdict"]) == (ours, "reproduced")
+        assert blind_table(dict(method=method, psnr=29.13, variant="blind"), method=method)[0]["verdict"] == "not run"
+
+
+def test_compare_keeps_told_and_blind_results_apart():
+    told = dict(method="winnet-authors-blind", psnr=29.13)
+    assert blind_table(told)[0]["verdict"] == "not run"
+    (found,) = blind_table(told, told | dict(variant="blind", psnr=29.0))
+    assert (found["ours"], found["verdict"]) == (29.0, "close")
+    assert table_1(dict(method="bm3d", psnr=28.57, variant="blind"), method="bm3d")[0]["verdict"] == "not run"
+    assert blind_table(told | dict(variant="rounded"))[0]["verdict"] == "not run"
+
+
+def test_compare_refuses_two_blind_results_for_one_number():
+    blind = dict(method="bfcnn", psnr=29.0, variant="blind")
+    with pytest.raises(ValueError, match="two results of bfcnn on bsd68 at sigma 25.0"):
+        blind_table(blind, blind | dict(dataset="embedded"), method="bf-cnn")
+
+
+def test_methods_that_are_not_told_are_those_of_the_blind_table():
+    assert set(load_published("winnet")["method"]) == published.NOT_TOLD
+    assert published.variant_of("winnet-blind") == "blind" and published.variant_of("dninn-st") == ""
+    assert published.our_names("bf-cnn") == ("bfcnn",) and published.our_names("bm3d") == ("bm3d",)
+
+
 @pytest.mark.parametrize("budget", ["none", "authors", "paper"])
 def test_only_a_smaller_training_of_ours_excuses_a_result(budget):
     far = dict(method="bm3d", psnr=20.0)

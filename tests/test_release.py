@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_report import write_curve, write_run
+from test_report import write_blind, write_curve, write_run
 
 from invdenoise import paths, release, report
 from invdenoise.experiments import ablations
 
-TEXT = "# Title\n\n<!-- table1 -->\nold numbers\n<!-- end -->\n\nBetween | them\n\n<!-- bench -->\n<!-- end -->\nend"
+TEXT = "# Title\n\n<!-- table1 -->\nold numbers\n<!-- end -->\n\n<!-- blind -->\n<!-- end -->\n\nBetween | them\n\n<!-- bench -->\n<!-- end -->\nend"
 
 
 def write_local(folder: Path, **kind) -> None:
@@ -70,6 +70,26 @@ def test_the_readme_is_made_from_what_was_released(site):
     assert "| training step | DnINN, eager | 81.2 patches/s | 1.70 × DnCNN | at least 1.8: missed |" in made
     assert "| training step | DnCNN, eager | 81.2 patches/s |  |  |" in made
     assert "old numbers" not in made
+
+
+def test_the_readme_has_the_blind_table_of_what_was_released(site):
+    write_local(site)
+    write_blind(site)
+    assert release.main([]) == 0
+    made = release.README.read_text()
+    assert report.blind_markdown(report.read_results(site / "released")) in made
+    assert "| 37.82 / **37.88** exceeded | 29.13 / **29.14** reproduced | 26.66 not run |" in made
+
+
+def test_measurements_of_deblurring_are_released_and_stay(site):
+    write_local(site)
+    (site / "deblurring").mkdir()
+    (site / "deblurring" / "wiener.csv").write_text("psnr")
+    assert release.main([]) == 0
+    (site / "deblurring" / "wiener.csv").unlink()
+    (site / "deblurring").rmdir()
+    assert release.main([]) == 0
+    assert (site / "released" / "deblurring" / "wiener.csv").read_text() == "psnr"
 
 
 def test_measurements_stay_when_they_were_not_taken_again(site):
@@ -166,7 +186,7 @@ def test_only_what_stands_between_the_markers_changes(site):
     assert release.readme_text(made) == made
 
 
-@pytest.mark.parametrize("name", ["table1", "bench"])
+@pytest.mark.parametrize("name", ["table1", "blind", "bench"])
 def test_a_readme_without_a_place_for_a_table_is_refused(site, name):
     write_local(site)
     release.release()

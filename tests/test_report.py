@@ -25,6 +25,10 @@ DISTANCES = {
     "dninn-st": {15: -0.1, 25: -0.04, 50: 0.06},
     "dninn-lista": {25: -0.5},
 }
+# The same for the authors' WINNet in the blind table, by dataset.
+BLIND_DISTANCES = {"bsd68": {5: 0.06, 25: 0.01}, "set12": {25: 0.14, 145: -0.3}}
+BLIND_COUNTS = {"exceeded": 2, "reproduced": 1, "not reproduced": 1, "not run": 60}
+BLIND_ROWS = ["DnCNN-B", "BUIFD", "BF-CNN", "WINNet (authors' weights)"]
 BUDGETS = {"bm3d": "none", "dncnn-authors": "authors"}
 COUNTS = {"reproduced": 7, "close": 2, "exceeded": 1, "smaller budget": 1, "not run": 17}
 ROWS = ["BM3D", "WNNM", "EPLL", "TNRD", "DnCNN", "DnCNN (authors' weights)"]
@@ -59,6 +63,30 @@ def write_run(folder: Path, dataset: str = "bsd68") -> Path:
     (folder / "figures" / "one.png").write_bytes(PICTURE)
     (folder / "notebooks" / "linn").mkdir(parents=True)
     (folder / "notebooks" / "linn" / "one.html").write_text("executed")
+    return folder
+
+
+def write_blind(folder: Path, complete: bool = True) -> Path:
+    """Scores of the authors' blind WINNet by `BLIND_DISTANCES`, not told the noise level and told it; and of another."""
+    usual = dict.fromkeys(COLUMNS, "") | {
+        "method": "winnet-authors-blind", "seed": 0, "seconds": 0.5, "megapixels": 0.07, "ssim": 0.9, "budget": "authors",
+        "num_parameters": 1, "device": "cpu", "version": "1", "commit": "abc", "psnr_rounded": 1, "psnr_noisy": 1,
+    }  # fmt: skip
+    for dataset, distances in BLIND_DISTANCES.items():
+        num_images = describe(dataset).num_files - (not complete)
+        for sigma, distance in distances.items():
+            here = {"dataset": dataset, "requested": dataset, "sigma_test": sigma}
+            mean = published_value("winnet", report.BLIND_PLACE, "winnet-blind", dataset=dataset, sigma=sigma)
+            for kind, entries in {
+                "blind": {"variant": "blind", "psnr": mean + distance, "sigma_estimated": sigma - 1},
+                "told": {"variant": "", "psnr": mean + distance + 0.4},
+                "other": {"variant": "", "psnr": mean, "method": f"winnet-authors-s{sigma}", "sigma_train": sigma},
+            }.items():
+                rows = [usual | here | entries | {"image": f"{index:03d}"} for index in range(num_images)]
+                file = (
+                    folder / "scores" / f"{entries.get('method', usual['method'])}" / f"{dataset}-{kind}-s{sigma}.csv"
+                )
+                write_scores(pd.DataFrame(rows, columns=COLUMNS), file)
     return folder
 
 
@@ -147,6 +175,11 @@ def local(tmp_path_factory) -> report.Results:
 
 
 @pytest.fixture(scope="module")
+def with_blind(tmp_path_factory) -> report.Results:
+    return report.read_results(write_blind(write_run(tmp_path_factory.mktemp("blind"))))
+
+
+@pytest.fixture(scope="module")
 def stand_in(tmp_path_factory) -> report.Results:
     return report.read_results(write_run(tmp_path_factory.mktemp("stand-in"), "embedded"))
 
@@ -204,6 +237,48 @@ def test_coverage_counts_a_printed_number_once_however_many_results_stand_beside
     # PSNR: 3 of BM3D, 3 of DnCNN, 3 of DnINN-ST, 1 of DnINN-LISTA; sizes of the last three.
     assert done(local) == 13
     assert done(stand_in) == 0
+
+
+def test_the_blind_table_has_the_rows_and_levels_of_the_slide(with_blind, local):
+    table = report.blind_table(with_blind)
+    assert list(zip(table["dataset"], table["name"], strict=True)) == [
+        (dataset, name) for dataset in ("BSD68", "Set12") for name in BLIND_ROWS
+    ]
+    printed = load_published("winnet")
+    for row in table.to_dict("records"):
+        numbers = printed[(printed["method"] == row["method"]) & (printed["dataset"] == row["dataset"].lower())]
+        assert [row[f"published_{sigma:g}"] for sigma in numbers["sigma"]] == numbers["value"].tolist()
+    assert report.verdict_counts(with_blind, "winnet", report.BLIND_PLACE) == BLIND_COUNTS
+    unrun = report.blind_table(local)
+    assert set(unrun.filter(like="verdict_").stack()) == {"not run"} and len(unrun) == 8
+
+
+def test_blind_cells_take_the_results_that_were_not_told(with_blind):
+    table = report.blind_table(with_blind)
+    for dataset, distances in BLIND_DISTANCES.items():
+        here = (table["dataset"] == report.BLIND_DATASETS[dataset]) & (table["method"] == "winnet-blind")
+        (row,) = table[here].to_dict("records")
+        assert {sigma: round(row[f"difference_{sigma}"], 3) for sigma in distances} == distances
+
+
+def test_a_part_of_the_pictures_is_not_judged_in_the_blind_table(tmp_path):
+    results = report.read_results(write_blind(tmp_path, complete=False))
+    assert set(report.blind_table(results).filter(like="verdict_").stack()) == {"not run"}
+
+
+def test_winnet_changes_nothing_about_linn(local, with_blind, page):
+    pd.testing.assert_frame_equal(report.table1(with_blind), report.table1(local))
+    assert report.markdown_table(with_blind) == report.markdown_table(local)
+    beyond = {entry["method"] for entry in report._beyond(with_blind.summary)}
+    assert beyond == set(local.summary["method"]) and "bm3d" in beyond
+    assert page(with_blind).tables[0] == page(local).tables[0]
+
+
+def test_coverage_counts_blind_numbers_by_what_was_not_told(with_blind, local):
+    def done(results):
+        return report.done_and_left(results).set_index("place").loc[report.BLIND_PLACE, "done"]
+
+    assert (done(local), done(with_blind)) == (0, 4)
 
 
 def test_a_folder_without_scores_names_the_command(tmp_path):
@@ -288,8 +363,8 @@ def test_page_needs_no_network_and_no_other_picture(local, page):
 def test_the_report_shows_every_figure_that_is_drawn():
     cells = nbformat.read(paths.NOTEBOOKS / "report.ipynb", as_version=4).cells
     (given,) = [cell.source for cell in cells if "write_report" in cell.source]
-    linked = {name for name in plan.FIGURES if f"notebooks/{name}.html" in given}
-    assert linked == set(plan.FIGURES)
+    drawn = {name for paper in plan.PAPERS for name in plan.FIGURES[paper]}
+    assert {name for name in drawn if f"notebooks/{name}.html" in given} == drawn
 
 
 def test_page_reads_on_a_phone(local, page):
@@ -333,6 +408,33 @@ def test_stand_ins_before_any_release_stand_alone(stand_in, page):
     assert "data not available" in shown.row("DnINN-ST", table=0)
 
 
+def test_winnet_has_its_part_of_the_page_once_it_was_run(local, with_blind, page, monkeypatch):
+    assert "WINNet, blind" not in page(local).text
+    (with_blind.folder / "figures" / "winnet-one.png").write_bytes(PICTURE)
+    monkeypatch.setenv("INVDENOISE_RESULTS", str(with_blind.folder))
+    figures = [("winnet-one.png", "WINNet's figure", ""), ("one.png", "LINN's figure", "notebooks/linn/one.html")]
+    shown = Page(report.write_report(with_blind, None, "released", figures).read_text())
+    first, second = (table for table in shown.tables if table[0][0] in ("BSD68", "Set12"))
+    assert [cells[0] for cells in first[1:]] == [cells[0] for cells in second[1:]] == BLIND_ROWS
+    assert first[0][1:] == [f"σ = {sigma}" for sigma in range(5, 146, 20)]
+    assert first[4][1:4] == ["37.82 / 37.88 +0.06exceeded", "29.13 / 29.14 +0.01reproduced", "26.66 / – not run"]
+    assert second[4][8] == "22.24 / 21.94 -0.30not reproduced"
+    assert shown.values("alt") == ["LINN's figure", "WINNet's figure"]
+    text = " ".join(shown.text.split())
+    for verdict, number in BLIND_COUNTS.items():
+        assert f'<span class="verdict {verdict.replace(" ", "-")}">{verdict}</span> {number}' in text
+    assert set(shown.parents) == {("div", "wide")}
+
+
+def test_the_released_blind_table_stands_beside_stand_ins(tmp_path, with_blind, page):
+    own = write_blind(tmp_path)
+    for file in (own / "scores").rglob("*.csv"):
+        pd.read_csv(file).assign(dataset="embedded").to_csv(file, index=False)
+    shown = page(report.read_results(own), with_blind)
+    released, _, here, _ = (table for table in shown.tables if table[0][0] in ("BSD68", "Set12"))
+    assert released[4][1].endswith("exceeded") and here[4][1].endswith("data not available")
+
+
 def test_a_smoke_run_says_that_no_number_is_a_result(local, page):
     assert "No number here is a result" in page(local, budget="smoke").text
     assert "No number here is a result" not in page(local, budget="laptop").text
@@ -355,3 +457,14 @@ def test_markdown_table_holds_the_computed_numbers(local):
         "29.08 / **29.04** reproduced",
         "26.14 / **26.20** exceeded",
     ]
+
+
+def test_blind_markdown_names_dataset_and_method(with_blind):
+    head, rule, *lines = report.blind_markdown(with_blind).splitlines()
+    assert head.count("|") == rule.count("|") == 10 and len(lines) == 8
+    cells = {line.split(" | ")[0].removeprefix("| "): line.removesuffix(" |").split(" | ")[1:] for line in lines}
+    assert list(cells) == [f"{dataset}, {name}" for dataset in ("BSD68", "Set12") for name in BLIND_ROWS]
+    assert cells["BSD68, WINNet (authors' weights)"][:3] == [
+        "37.82 / **37.88** exceeded", "29.13 / **29.14** reproduced", "26.66 not run"
+    ]  # fmt: skip
+    assert cells["Set12, WINNet (authors' weights)"][-1] == "22.24 / **21.94** not reproduced"

@@ -18,32 +18,34 @@ import pandas as pd
 
 from invdenoise import datasets, paths
 from invdenoise.files import exclusive
-from invdenoise.plan import Plan, make_plan
+from invdenoise.plan import PAPERS, Plan, make_plan
 
 DEFAULT_COST = 15.0  # seconds of a notebook that draws
+# What the last lines sum up, by paper: title and file of tidy numbers with their verdicts.
+TABLES = {"linn": ("LINN, Table I", "linn-table1.csv"), "winnet": ("WINNet, blind denoising", "winnet-blind.csv")}
 NEEDED = ("bsd68", "set12", "weights")
 DONE = re.compile(r"Finished jobid: \d+ \(Rule: (.+)\)")
 COUNTED = re.compile(r"^(\S+)\s+(\d+)$")
 GOAL = "all"  # the graph's first rule, which does nothing itself
 
 
-def regenerate(budget: str, cores: int, report: Callable[[str], None] = print) -> int:
-    """Run the whole graph for a budget; jobs whose results are there and newer than their inputs are kept.
+def regenerate(budget: str, cores: int, report: Callable[[str], None] = print, paper: str = "all") -> int:
+    """Run the graph for a budget, of one paper or all; jobs whose results are there and newer than their inputs are kept.
 
     Returns:
         0 when everything was made; otherwise the graph's own exit status, after naming the failed job and its log.
     """
-    plan = make_plan(budget)
+    plan = make_plan(budget, paper)
     if budget != "smoke":
         _get_data(report)
-        plan = make_plan(budget)  # what can be evaluated depends on what could be fetched
+        plan = make_plan(budget, paper)  # what can be evaluated depends on what could be fetched
     for line in plan.missing:
         report(f"left out: {line}")
     with exclusive(plan.results / "lock", f"make paper ({budget})"):
         log = plan.results / "paper.log"
         command = [
             sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile"), "--directory", str(paths.ROOT),
-            "--cores", str(cores), "--config", f"budget={budget}", "--rerun-incomplete", "--keep-going", "--nolock",
+            "--cores", str(cores), "--config", f"budget={budget}", f"paper={paper}", "--rerun-incomplete", "--keep-going", "--nolock",
             "--rerun-triggers", "mtime", "input", "params", "--default-resources", "mem_mb=3000",
         ]  # fmt: skip
         # One thread a job: several jobs fill the cores better than several threads do.
@@ -97,10 +99,12 @@ def follow(lines: Iterable[str], costs: dict[str, float], report: Callable[[str]
 
 def conclude(plan: Plan, report: Callable[[str], None]) -> None:
     """A few lines on what matched the paper and what did not."""
-    table = pd.read_csv(plan.results / "tables" / "linn-table1.csv", keep_default_na=False)
-    compared = table[(table["metric"] == "psnr") & (table["verdict"] != "")]
-    counts = compared["verdict"].value_counts()
-    report(f"LINN, Table I: {', '.join(f'{number} {verdict}' for verdict, number in counts.items())}")
+    for paper in plan.papers:
+        title, name = TABLES[paper]
+        table = pd.read_csv(plan.results / "tables" / name, keep_default_na=False)
+        compared = table[(table["metric"] == "psnr") & (table["verdict"] != "")]
+        counts = compared["verdict"].value_counts()
+        report(f"{title}: {', '.join(f'{number} {verdict}' for verdict, number in counts.items())}")
     report(f"report: {plan.results / 'report.html'}")
 
 
@@ -129,10 +133,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Regenerate the papers; 0 when everything was made."""
     parser = argparse.ArgumentParser(prog="python -m invdenoise.paper", description=main.__doc__)
     parser.add_argument("--budget", default="released")
+    parser.add_argument("--paper", default="all", choices=("all", *PAPERS))
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     options = parser.parse_args(arguments)
     try:
-        return regenerate(options.budget, options.cores, report=lambda line: print(line, flush=True))
+        return regenerate(options.budget, options.cores, lambda line: print(line, flush=True), options.paper)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -24,8 +24,16 @@ COMPARED = (
     "paper", "place", "method", "row", "column", "dataset", "sigma", "published", "ours", "difference", "verdict",
     "our_method", "budget", "num_images",
 )  # fmt: skip
-# Where a printed number stands beside more than the results under its own name: weights that the authors released.
-OUR_NAMES = {"dncnn": ("dncnn", "dncnn-authors")}
+# Where a printed number stands beside other results than those under its own name alone: authors' weights, other names.
+OUR_NAMES = {
+    "dncnn": ("dncnn", "dncnn-authors"),
+    "winnet-blind": ("winnet-blind", "winnet-authors-blind"),
+    "dncnn-b": ("dncnn-authors-blind",),
+    "bf-cnn": ("bfcnn",),
+}
+BLIND = "blind"  # variant of results whose method was not told the noise level
+# Printed methods that are not told the noise level. Their numbers belong to results that were not told either.
+NOT_TOLD = frozenset({"winnet-blind", "dncnn-b", "buifd", "bf-cnn"})
 # How the names of a noisy picture and of its clean reference end, in the datasets that have both (polyu, cc15, sidd).
 PAIRED = re.compile("_(real|mean|NOISY|GT)$")
 
@@ -198,9 +206,9 @@ def coverage(done: pd.DataFrame) -> pd.DataFrame:
 def compare(published: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     """Each printed PSNR on a dataset beside ours, with the columns `COMPARED`, in the order of `published`.
 
-    A result belongs to a number when it was asked for on the same dataset and noise level, has no variant, and is named
-    "<method>-s<sigma>", for a network of that noise level, or else "<method>", for one that serves all. A method in
-    `OUR_NAMES` has a row for every name there that has a result. A number without result has one row: `ours`,
+    A result belongs to a number when it was asked for on the same dataset and noise level, has no variant ("blind" for
+    methods in `NOT_TOLD`), and is named "<method>-s<sigma>", for a network of that noise level, or else "<method>", for
+    one that serves all. A method in `OUR_NAMES` has a row for every name there that has a result. A number without result has one row: `ours`,
     `difference` and `num_images` NaN, `our_method` and `budget` None.
 
     Pictures that stand in come to "data not available". A mean over fewer pictures than the dataset has comes to
@@ -211,11 +219,11 @@ def compare(published: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
         summary: means as `evaluation.summarise` returns them, over one set of pictures for each result.
 
     Raises:
-        ValueError: two results for the same method, dataset and noise level.
+        ValueError: two results for the same method, variant, dataset and noise level.
     """
     results: dict[tuple, dict[str, Any]] = {}
-    for result in summary[summary["variant"] == ""].to_dict("records"):
-        key = _result_key(result["method"], result["requested"], result["sigma_test"])
+    for result in summary[summary["variant"].isin(["", BLIND])].to_dict("records"):
+        key = _result_key(result["method"], result["requested"], result["sigma_test"], result["variant"])
         if key in results:
             raise ValueError(
                 f"two results of {key[0]} on {key[1]} at sigma {key[2]} (on {results[key]['dataset']} and on "
@@ -224,20 +232,30 @@ def compare(published: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
         results[key] = result
     rows = []
     for number in published[(published["metric"] == "psnr") & (published["dataset"] != "")].to_dict("records"):
-        found = [_find(results, name, number) for name in OUR_NAMES.get(number["method"], (number["method"],))]
+        found = [_find(results, name, number) for name in our_names(number["method"])]
         rows += [_beside(number, result) for result in found if result] or [_beside(number, None)]
     return pd.DataFrame(rows, columns=COMPARED)
 
 
-def _result_key(method: str, dataset: str, sigma: float | None) -> tuple[str, str, float | None]:
-    return method, dataset, None if pd.isna(sigma) else float(sigma)
+def our_names(method: str) -> tuple[str, ...]:
+    """Names, without noise level, of our results that belong to a printed method."""
+    return OUR_NAMES.get(method, (method,))
+
+
+def variant_of(method: str) -> str:
+    """The variant of our results that belong to a printed method."""
+    return BLIND if method in NOT_TOLD else ""
+
+
+def _result_key(method: str, dataset: str, sigma: float | None, variant: str) -> tuple[str, str, float | None, str]:
+    return method, dataset, None if pd.isna(sigma) else float(sigma), variant
 
 
 def _find(results: dict[tuple, dict[str, Any]], name: str, number: dict[str, Any]) -> dict[str, Any] | None:
     """The result for a printed number under this name: of the network of its noise level, or of the one for all."""
-    dataset, sigma = number["dataset"], number["sigma"]
-    for_level = results.get(_result_key(f"{name}-s{sigma:g}", dataset, sigma))
-    return for_level or results.get(_result_key(name, dataset, sigma))
+    where = number["dataset"], number["sigma"], variant_of(number["method"])
+    for_level = results.get(_result_key(f"{name}-s{number['sigma']:g}", *where))
+    return for_level or results.get(_result_key(name, *where))
 
 
 def _num_pictures(dataset: str) -> int:

@@ -17,10 +17,10 @@ import pandas as pd
 
 from invdenoise import paths
 from invdenoise.files import atomic
-from invdenoise.report import finished_ablations, markdown_table, read_results
+from invdenoise.report import blind_markdown, finished_ablations, markdown_table, read_results
 
 README = paths.ROOT / "README.md"
-KEPT = ("scores", "tables", "figures", "bench.csv", "report.html")
+KEPT = ("scores", "deblurring", "tables", "figures", "bench.csv", "report.html")
 
 
 def release() -> None:
@@ -47,12 +47,12 @@ def release() -> None:
         fresh.mkdir()
         for name in KEPT:
             source = local / name
+            if not source.exists():  # not made again this time
+                source = paths.RELEASED / name
             if source.is_dir():
                 shutil.copytree(source, fresh / name, ignore=shutil.ignore_patterns("*.svg", ".*"))
             elif source.exists():
                 shutil.copy2(source, fresh / name)
-            elif (paths.RELEASED / name).exists():  # not measured again this time
-                shutil.copy2(paths.RELEASED / name, fresh / name)
         curves = finished_ablations(paths.RELEASED) | finished_ablations(local)
         for name, curve in curves.items():
             (fresh / "ablations").mkdir(exist_ok=True)
@@ -71,7 +71,8 @@ def release() -> None:
 
 def readme_text(text: str) -> str:
     """`text` with the parts between `<!-- name -->` and `<!-- end -->` made anew from the released results."""
-    made = {"table1": markdown_table(read_results(paths.RELEASED)), "bench": bench_table()}
+    results = read_results(paths.RELEASED)
+    made = {"table1": markdown_table(results), "blind": blind_markdown(results), "bench": bench_table()}
     for name, table in made.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not pattern.search(text):

@@ -12,12 +12,12 @@ import jinja2
 import pandas as pd
 
 import invdenoise
-from invdenoise import paths
+from invdenoise import classical, paths
 from invdenoise.evaluation import read_scores, summarise
 from invdenoise.experiments import ablations
 from invdenoise.files import atomic
 from invdenoise.provenance import commit
-from invdenoise.published import Verdict, compare, coverage, load_published
+from invdenoise.published import BLIND, OUR_NAMES, Verdict, compare, coverage, load_published, our_names, variant_of
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -27,6 +27,11 @@ TABLE1_NAMES = {
     "dninn-st": "DnINN-ST", "dninn-lista": "DnINN-LISTA",
     "dninn-st-2scale": "DnINN-ST, 2 scales", "dninn-lista-2scale": "DnINN-LISTA, 2 scales",
 }  # fmt: skip
+
+# Rows of WINNet's table of blind denoising for each dataset, in the slides' order.
+BLIND_PLACE = "slide: Experimental Results — Blind denoising"
+BLIND_NAMES = {"dncnn-b": "DnCNN-B", "buifd": "BUIFD", "bf-cnn": "BF-CNN", "winnet-blind": "WINNet"}
+BLIND_DATASETS = {"bsd68": "BSD68", "set12": "Set12"}
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,23 @@ def table1(results: Results) -> pd.DataFrame:
 
     A method of which there are our own and its authors' weights has a row for each.
     """
-    rows = []
     table = results.comparison
-    table = table[(table["paper"] == "linn") & (table["place"] == "Table I")]
-    families = table["our_method"].map(_family)
-    for method, name in TABLE1_NAMES.items():
+    return _beside(table[(table["paper"] == "linn") & (table["place"] == "Table I")], TABLE1_NAMES)
+
+
+def blind_table(results: Results) -> pd.DataFrame:
+    """WINNet's table of blind denoising, a row per dataset and method: dataset, then the columns of `table1`."""
+    table = results.comparison
+    table = table[(table["paper"] == "winnet") & (table["place"] == BLIND_PLACE)]
+    parts = {name: _beside(table[table["dataset"] == dataset], BLIND_NAMES) for dataset, name in BLIND_DATASETS.items()}
+    return pd.concat([part.assign(dataset=name) for name, part in parts.items()], ignore_index=True)
+
+
+def _beside(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+    """Rows of `published.compare`, one dataset's, laid out as `table1` says, in the order of `names`."""
+    rows = []
+    families = table["our_method"].map(without_level)
+    for method, name in names.items():
         own = table[table["method"] == method]
         for family in sorted(set(families[own.index]) - {""}) or [""]:
             row = {"method": method, "name": f"{name} (authors' weights)" if "authors" in family else name}
@@ -78,7 +95,17 @@ def table1(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _family(method: str | float | None) -> str:
+def _sigmas(table: pd.DataFrame) -> list[str]:
+    """Noise levels of a table of `_beside`, as its columns have them."""
+    return [column.removeprefix("published_") for column in table.columns if column.startswith("published_")]
+
+
+def linn_methods() -> set[str]:
+    """Our names, without noise level, of what stands in LINN's table, and of the classical methods beside it."""
+    return {name for method in TABLE1_NAMES for name in our_names(method)} | set(classical.METHODS)
+
+
+def without_level(method: str | float | None) -> str:
     """A method without its noise level; the empty string for none (None or NaN)."""
     if pd.isna(method):
         return ""
@@ -88,10 +115,13 @@ def _family(method: str | float | None) -> str:
 
 def done_and_left(results: Results) -> pd.DataFrame:
     """Published numbers and how many of them we have a result beside, by paper and place."""
-    done = results.summary[results.summary["variant"] == ""]
+    done = results.summary
     done = done[done["dataset"] == done["requested"]].copy()
+    printed = {ours: method for method, names in OUR_NAMES.items() for ours in names}
     # Published rows name the method without the noise level it was trained for.
-    trained = done["method"].map(_family).str.removesuffix("-authors")
+    trained = done["method"].map(without_level).map(lambda name: printed.get(name, name))
+    belongs = done["variant"] == trained.map(variant_of)
+    done, trained = done[belongs], trained[belongs]
     rows = [
         done.assign(method=trained, sigma=done["sigma_test"], metric=metric)[["method", "requested", "sigma", "metric"]]
         for metric in ("psnr", "ssim")
@@ -143,6 +173,11 @@ def bench_file(folder: Path) -> Path | None:
     return next((place / "bench.csv" for place in (folder, paths.RELEASED) if (place / "bench.csv").exists()), None)
 
 
+def has_blind(results: Results) -> bool:
+    """Whether some method was run without being told the noise level."""
+    return bool((results.summary["variant"] == BLIND).any())
+
+
 def verdict_counts(results: Results, paper: str = "linn", place: str = "Table I") -> dict[str, int]:
     """How many numbers of a place came to each verdict."""
     table = results.comparison
@@ -167,16 +202,23 @@ def write_report(results: Results, released: Results | None, budget: str, figure
     environment.filters["signed"] = lambda value: "" if pd.isna(value) else f"{value:+.2f}"
     pages = sorted((results.folder / "notebooks").rglob("*.html"))
     left = done_and_left(released if results.stand_in and released else results)
+    shown = [
+        (path.name, _embedded(path), caption, page if (results.folder / page).exists() else "")
+        for path, caption, page in _existing(results.folder, figures)
+    ]
+    blind, released_blind = (
+        None if run is None or not has_blind(run) else blind_table(run) for run in (results, released)
+    )
     html = environment.from_string(TEMPLATE.read_text()).render(
         results=results, released=released, budget=budget, version=invdenoise.__version__, commit=commit(),
         table=table1(results), released_table=table1(released) if released is not None else None,
-        counts=verdict_counts(results), sigmas=("15", "25", "50"),
+        counts=verdict_counts(results), sigmas=("15", "25", "50"), datasets=list(BLIND_DATASETS.values()),
+        blind=blind, released_blind=released_blind, blind_sigmas=_sigmas(blind_table(results)),
+        blind_counts=verdict_counts(results, "winnet", BLIND_PLACE),
         beyond=_beyond(results.summary), cards=cards(), coverage=left.to_dict("records"),
         total=int(left["published"].sum()), done=int(left["done"].sum()),
-        figures=[
-            (_embedded(path), caption, page if (results.folder / page).exists() else "")
-            for path, caption, page in _existing(results.folder, figures)
-        ],
+        figures=[figure[1:] for figure in shown if not figure[0].startswith("winnet-")],
+        winnet_figures=[figure[1:] for figure in shown if figure[0].startswith("winnet-")],
         bench=_bench(results.folder),
         pages=[(page.relative_to(results.folder), page.relative_to(results.folder / "notebooks").with_suffix("")) for page in pages],
     )  # fmt: skip
@@ -202,8 +244,9 @@ def _bench(folder: Path) -> list[dict]:
 
 
 def _beyond(summary: pd.DataFrame) -> list[dict]:
-    """What the paper lacks: Set12, SSIM and seconds, one row per method and noise level."""
+    """What LINN's paper lacks: Set12, SSIM and seconds, one row per method and noise level."""
     table = summary[(summary["variant"] == "") & summary["requested"].isin(["bsd68", "set12", "embedded"])]
+    table = table[table["method"].map(without_level).isin(linn_methods())]
     rows = {}
     for entry in table.to_dict("records"):
         row = rows.setdefault((entry["method"], entry["sigma_test"]), {"method": entry["method"]})
@@ -220,9 +263,19 @@ def _embedded(image: Path) -> str:
 
 def markdown_table(results: Results) -> str:
     """Table I as Markdown for the README: published / ours and the verdict, per noise level."""
-    sigmas = ("15", "25", "50")
-    lines = ["| LINN, Table I (BSD68, PSNR in dB) | σ = 15 | σ = 25 | σ = 50 |", "|---|---|---|---|"]
-    for row in table1(results).to_dict("records"):
+    return _markdown("LINN, Table I (BSD68, PSNR in dB)", table1(results))
+
+
+def blind_markdown(results: Results) -> str:
+    """WINNet's table of blind denoising as Markdown for the README, as `markdown_table`."""
+    table = blind_table(results)
+    return _markdown("WINNet, blind (PSNR in dB)", table.assign(name=table["dataset"] + ", " + table["name"]))
+
+
+def _markdown(title: str, table: pd.DataFrame) -> str:
+    sigmas = _sigmas(table)
+    lines = [f"| {title} | {' | '.join(f'σ = {sigma}' for sigma in sigmas)} |", "|---" * (len(sigmas) + 1) + "|"]
+    for row in table.to_dict("records"):
         cells = []
         for sigma in sigmas:
             published, ours = row[f"published_{sigma}"], row[f"ours_{sigma}"]

@@ -27,11 +27,13 @@ class Released:
     Attributes:
         file: item of dataset `weights`.
         read: makes the network from the file.
+        sigma: noise level it was trained for, in grey levels; None for a blind network.
         estimator: name of the weights that estimate the noise level, for a blind WINNet.
     """
 
     file: str
     read: Callable[[Path], DenoisingNetwork | NENet]
+    sigma: float | None = None
     estimator: str | None = None
 
 
@@ -40,7 +42,7 @@ AUTHORS_DNCNN = {f"dncnn-authors-s{sigma}": sigma for sigma in (15, 25, 50)}
 
 AUTHORS: dict[str, Released] = {
     **{
-        name: Released(f"weights/dncnn/sigma={sigma}.mat", partial(dncnn.read_authors_weights, sigma=sigma))
+        name: Released(f"weights/dncnn/sigma={sigma}.mat", partial(dncnn.read_authors_weights, sigma=sigma), sigma)
         for name, sigma in AUTHORS_DNCNN.items()
     },
     "dncnn-authors-blind": Released("weights/dncnn/GD_Gray_Blind.mat", partial(dncnn.read_authors_weights, sigma=None)),
@@ -48,6 +50,7 @@ AUTHORS: dict[str, Released] = {
         f"winnet-authors-{'2level-' if num_levels == 2 else ''}s{sigma}": Released(
             f"weights/winnet/WINNet_lvl_{num_levels}_nlvl_{sigma}/net_WINNet.pth",
             partial(winnet.read_authors_weights, num_levels=num_levels, sigma=sigma),
+            sigma,
         )
         for num_levels in (1, 2)
         for sigma in (15, 25, 50)
