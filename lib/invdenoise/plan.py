@@ -124,9 +124,9 @@ class Plan:
         return [in_graph(self._weights(name)) for name in needed]
 
     def start_files(self, name: str) -> list[str]:
-        """Weights that training of this experiment starts from, when they are trained here too."""
-        start = experiments()[name].recipe(self.budget).start
-        return [in_graph(self._weights(start))] if start in self.trainings else []
+        """Weights that training of this experiment starts from or is tried with, when they are trained here too."""
+        needed = [experiments()[name].recipe(self.budget).start, ESTIMATOR if name == "winnet-blind" else None]
+        return [in_graph(self._weights(other)) for other in needed if other in self.trainings]
 
     def figure_parameters(self, figure: str) -> dict[str, Any]:
         """Parameters of a figure's notebook."""
