@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 
 from invdenoise import bench, paths
+from invdenoise.kernels import LIFTING_NET, Kernel
+from invdenoise.models import DnCNN, DnINN
 
 
 def row(quantity: str, **entries) -> dict:
@@ -67,6 +69,25 @@ def test_memory_of_a_step_grows_with_the_pairs_unless_they_are_recomputed(monkey
     constant = bench._peak_memory(2, constant=True) / bench._peak_memory(1, constant=True)
     assert ordinary > 1.7  # 1.93 where it was measured: all but the pictures doubles
     assert constant < 1.1
+
+
+@pytest.mark.parametrize(
+    ("kernels", "bfloat16", "compiler", "dninn", "dncnn"),
+    [
+        (("bfloat16", "float32"), True, True, "bfloat16 in own kernel", "compiled bfloat16"),
+        (("float32",), True, True, "float32 in own kernel", "compiled bfloat16"),
+        (("float32",), False, True, "float32 in own kernel", "compiled float32"),
+        ((), False, True, "compiled float32", "compiled float32"),
+        ((), True, False, "bfloat16", "bfloat16"),
+    ],
+)
+def test_the_setting_is_named_as_it_runs(monkeypatch, kernels, bfloat16, compiler, dninn, dncnn):
+    there = [LIFTING_NET[precision] for precision in kernels]
+    monkeypatch.setattr(Kernel, "available", lambda self: self in there)
+    monkeypatch.setattr("invdenoise.provenance._has_bfloat16", lambda _: bfloat16)
+    monkeypatch.setattr(bench, "can_compile", lambda: compiler)
+    assert bench._fastest_setting(DnINN()) == dninn
+    assert bench._fastest_setting(DnCNN()) == dncnn
 
 
 @pytest.mark.parametrize("met, status", [(True, 0), (False, 1)])

@@ -140,8 +140,9 @@ class Clock:
             "gamma": 0.1,
         },
         {"precision": "bfloat16", "ema": 0},
+        {"precision": "float32", "compile": True},
     ],
-    ids=["muon", "adam on the grid", "bfloat16"],
+    ids=["muon", "adam on the grid", "bfloat16", "float32 in a kernel"],
 )
 def test_a_run_within_time_limits_ends_as_one_without(settings, declare, tmp_path, monkeypatch):
     declare(**settings)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invdenoise import paths
 from invdenoise.files import atomic
@@ -95,7 +95,48 @@ LIFTING_NET = {
         needs=frozenset({"avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "amx_tile", "amx_bf16"}),
     ),
 }
-# PUNet. What the flags allow: a product and a sum rounded once, and one instruction for the smaller of two numbers.
+# PUNet and CLISTA. The flags allow a product and a sum rounded once, and one instruction for the smaller of two numbers.
 WINNET = Kernel(
     "winnet.cpp", flags=(_NATIVE, "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 )
+
+
+def runs_in_kernel(chain: nn.Module, x: Tensor) -> bool:
+    """Whether a part of a network takes `x` in its float32 kernel: where it was asked to (`in_kernel`), and has one."""
+    wanted = chain.in_kernel and x.dtype != torch.float64 and not torch.compiler.is_compiling()
+    return wanted and chain.has_kernel(x.device, "float32")
+
+
+class InKernel(torch.autograd.Function):
+    """A chain of convolutions and thresholds in a kernel, differentiable once in its three tensors.
+
+    Args:
+        x: input `(B, C, H, W)`.
+        weights: kernels of all convolutions, flattened into one vector.
+        thresholds: `(num_layers, num_features)`, or these of each picture of the batch, at least 0.
+        out_channels: of the output `(B, out_channels, H, W)`.
+        kernel, name: the functions are `name`_forward and `name`_backward.
+        sizes: what they are told besides B, H and W.
+
+    Only the input is kept for the backward pass, which computes the activations anew.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, weights: Tensor, thresholds: Tensor, out_channels: int, kernel: Kernel, name: str, *sizes: int
+    ) -> Tensor:
+        x, weights, thresholds = (t.detach().float().contiguous() for t in (x, weights, thresholds))
+        ctx.save_for_backward(x, weights, thresholds)
+        ctx.kernel, ctx.name, ctx.sizes = kernel, name, (len(x), *x.shape[2:], *sizes)
+        out = x.new_empty(len(x), out_channels, *x.shape[2:])
+        kernel.call(f"{name}_forward", [x, out, weights, thresholds], ctx.sizes)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor):
+        x, weights, thresholds = ctx.saved_tensors
+        found = [torch.empty_like(t) for t in (x, weights, thresholds)]
+        tensors = [x, gradient.float().contiguous(), found[0], weights, thresholds, *found[1:]]
+        ctx.kernel.call(f"{ctx.name}_backward", tensors, ctx.sizes)
+        return *found, None, None, None, *(None for _ in ctx.sizes[3:])

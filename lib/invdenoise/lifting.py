@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from invdenoise.invertible import Invertible, InvertibleSequence
-from invdenoise.kernels import LIFTING_NET, Kernel
+from invdenoise.kernels import LIFTING_NET, InKernel
 from invdenoise.shrinkage import SoftThreshold
 
 TILE = 192  # side of an inference tile: 16 channels of it fit a level-2 cache
@@ -64,7 +64,11 @@ class LiftingNet(nn.Sequential):
             layers = list(self)
             weights = torch.cat([conv.weight.flatten() for conv in layers[::2]])
             thresholds = torch.stack([shrink.threshold for shrink in layers[1::2]])
-            return _InKernel.apply(x, weights, thresholds, self[-1].out_channels, LIFTING_NET[precision])
+            num_layers, num_features = thresholds.shape
+            sizes = num_layers + 1, x.shape[1], self[-1].out_channels, num_features
+            return InKernel.apply(
+                x, weights, thresholds, self[-1].out_channels, LIFTING_NET[precision], "lifting_net", *sizes
+            )
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(x)
         return self._forward_in_tiles(x)
@@ -96,45 +100,6 @@ class LiftingNet(nn.Sequential):
                 inner = tile[..., above : above + TILE, before : before + TILE]
                 out[..., top : top + TILE, left : left + TILE] = inner
         return out
-
-
-class _InKernel(torch.autograd.Function):
-    """A `LiftingNet` in a kernel of its own, differentiable in its three tensors.
-
-    Args:
-        x: input `(B, C, H, W)`.
-        weights: kernels `(out, in, 3, 3)` of all convolutions, first to last, flattened into one vector.
-        thresholds: `(num_layers, num_features)`, at least 0: one row for every convolution but the last.
-        out_channels: of the last convolution.
-        kernel: one of `LIFTING_NET`.
-
-    Only the input is kept for the backward pass, which computes the activations anew while they fit the cache.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weights: Tensor, thresholds: Tensor, out_channels: int, kernel: Kernel) -> Tensor:
-        x, weights, thresholds = (t.detach().float().contiguous() for t in (x, weights, thresholds))
-        ctx.save_for_backward(x, weights, thresholds)
-        ctx.kernel = kernel
-        out = x.new_empty(x.shape[0], out_channels, *x.shape[2:])
-        kernel.call("lifting_net_forward", [x, out, weights, thresholds], _sizes(x, out, thresholds))
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor):
-        x, weights, thresholds = ctx.saved_tensors
-        gradient = gradient.float().contiguous()
-        found = [torch.empty_like(t) for t in (x, weights, thresholds)]
-        tensors = [x, gradient, found[0], weights, thresholds, found[1], found[2]]
-        ctx.kernel.call("lifting_net_backward", tensors, _sizes(x, gradient, thresholds))
-        return *found, None, None
-
-
-def _sizes(x: Tensor, out: Tensor, thresholds: Tensor) -> tuple[int, ...]:
-    batch, in_channels, height, width = x.shape
-    num_layers, num_features = thresholds.shape
-    return batch, height, width, num_layers + 1, in_channels, out.shape[1], num_features
 
 
 class LiftingPair(Invertible):

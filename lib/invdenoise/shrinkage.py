@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invdenoise.kernels import WINNET, InKernel, runs_in_kernel
+
 
 def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
     """sgn(x) max(|x| - threshold, 0), for `threshold >= 0` that broadcasts against `x` (LINN, footnote 1).
@@ -138,6 +140,7 @@ class CLISTA(nn.Module):
         self.synthesise = nn.Conv2d(num_features, num_channels, kernel_size, padding="same", bias=False)  # S
         self.shrink = nn.ModuleList(NoiseAdaptiveThreshold(num_features) for _ in range(num_layers))
         self.radius = (2 * num_layers + 2) * (kernel_size // 2)  # of the receptive field, in pixels
+        self.in_kernel = False  # see `DenoisingNetwork.use_kernel`
         frame = nn.init.orthogonal_(torch.empty(num_features, num_channels))
         centre = kernel_size // 2
         with torch.no_grad():
@@ -147,10 +150,22 @@ class CLISTA(nn.Module):
 
     def forward(self, z: Tensor, sigma: Tensor | float) -> Tensor:
         """Denoise `z` with thresholds for noise of `sigma` grey levels, a number or `(B, 1, 1, 1)`."""
+        if runs_in_kernel(self, z):
+            sigma = torch.as_tensor(sigma, dtype=torch.float32).reshape(-1, 1, 1, 1)
+            thresholds = torch.stack([shrink.threshold(sigma) for shrink in self.shrink], dim=1).flatten(2)
+            weights = torch.cat([conv.weight.flatten() for conv in (self.analyse, self.synthesise)])
+            channels, thresholds = z.shape[1], thresholds.expand(len(z), -1, -1)
+            return InKernel.apply(z, weights, thresholds, channels, WINNET, "clista", len(self.shrink), channels)
         g = self.analyse(z)
         for shrink in self.shrink:
             g = shrink(g + self.analyse(z - self.synthesise(g)), sigma)
         return self.synthesise(g)
+
+    def has_kernel(self, device: torch.device, precision: str) -> bool:
+        """Whether `device` can run the iteration in a kernel of its own in "float32" or "bfloat16", see `kernels`."""
+        conv = self.analyse
+        fits = conv.in_channels <= 16 and conv.out_channels == 64 and conv.kernel_size[0] == 3
+        return precision == "float32" and device.type == "cpu" and fits and WINNET.available()
 
     def orthogonality(self) -> Tensor:
         """Squared Frobenius distance of the kernel of S after A from the identity: WINNet's L_o, without its weight."""

@@ -41,7 +41,7 @@ constexpr int TILE = 4;                      // side of a tile of output, and ro
 constexpr int SIDE = TILE + 2;               // side of the input under it, and of its transform
 constexpr int KERNEL = SIDE * SIDE * C * C;  // numbers of a kernel's transform
 constexpr int RING = 8;                      // rows of its input that a layer keeps: at least SIDE
-constexpr int SIGN = -0x7fffffff - 1;         // the bit that is the sign of a number
+constexpr int SIGN = -0x7fffffff - 1;        // the bit that is the sign of a number
 constexpr int GROUP = 24;                    // tiles whose part in a kernel's gradient is summed in one go, in the level-2 cache
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
@@ -413,7 +413,7 @@ void forward_band(const Net& net, const float* in, float* out, int height, int w
     auto inside = [&](int row) { return row >= 0 && row < height; };
     auto ring = [&](int layer, int row) { return memory + (size_t(layer) * RING + row % RING) * row_length; };  // what a layer reads
     auto given = [&](int layer, int row) { return inside(row) ? ring(layer, row) : zeros; };
-    // A layer between first and last is ready one step after the one before it.
+    // In the middle of the picture a layer of tiles is ready a step after the one before it, its first row three rows further down.
     const int begin = std::max(0, top - std::max(2, 3 * (last - 1))) / TILE;
     for (int step = begin; step * TILE <= bottom + last; ++step) {
         for (int y = step * TILE; y < std::min(height, (step + 1) * TILE); ++y)

@@ -160,7 +160,8 @@ class _Trainer:
             )
         self.started_from = self._warm_start(network)
         network.to(accelerator.device, memory_format=torch.channels_last)
-        network.precision = resolve_precision(recipe.precision, accelerator.device)  # of validation
+        if isinstance(network, DenoisingNetwork):  # validated in the precision of training
+            network.precision = network.resolve_precision(recipe.precision, accelerator.device)
         self.optimizer = build_optimizer(network, recipe.optimizer, recipe.lr, recipe.adam_ratio)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)

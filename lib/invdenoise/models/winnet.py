@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invdenoise.invertible import InvertibleSequence
+from invdenoise.kernels import WINNET, InKernel, runs_in_kernel
 from invdenoise.lifting import LiftingPair
 from invdenoise.models.base import DenoisingNetwork
 from invdenoise.models.nenet import load_released
@@ -157,11 +158,28 @@ class PUNet(nn.Module):
         nn.init.zeros_(self.last.weight)
         # Of the receptive field, in pixels; a block is two convolutions.
         self.radius = dilation * (2 * (self.kernel_size // 2) + 2 * num_blocks * (self.block_kernel_size // 2))
+        self.in_kernel = False  # see `DenoisingNetwork.use_kernel`
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        if runs_in_kernel(self, x):
+            first, *blocks = self.layers
+            convs = [conv for block in blocks for conv in (block.conv1, block.conv2)]
+            kernels = [first.conv, *(part for conv in convs for part in (conv.depthwise, conv.pointwise)), self.last]
+            shrinks = [first.shrink, *(shrink for block in blocks for shrink in (block.shrink1, block.shrink2))]
+            thresholds = torch.stack([shrink.threshold(sigma) for shrink in shrinks], dim=1).flatten(2)
+            weights = torch.cat([conv.weight.flatten() for conv in kernels])
+            sizes = (len(blocks), first.conv.in_channels, self.last.out_channels, self.last.dilation[0])
+            thresholds = thresholds.expand(len(x), -1, -1)
+            return InKernel.apply(x, weights, thresholds, self.last.out_channels, WINNET, "punet", *sizes)
         for layer in self.layers:
             x = layer(x, sigma)
         return self.last(x)
+
+    def has_kernel(self, device: torch.device, precision: str) -> bool:
+        """Whether `device` can run the network in a kernel of its own in "float32" or "bfloat16", see `kernels`."""
+        channels = (self.layers[0].conv.in_channels, self.last.out_channels)
+        fits = max(channels) <= 16 and self.last.in_channels == 32 and self.last.dilation[0] <= 2
+        return precision == "float32" and device.type == "cpu" and fits and WINNET.available()
 
     def spectral_norm(self) -> Tensor:
         """Sum over the layers but the last of the largest singular value of the layer's kernel as a matrix.
@@ -183,6 +201,8 @@ def in_tiles(net: nn.Module, x: Tensor, sigma: Tensor) -> Tensor:
 
     A tile is computed with a margin of the receptive field, `net.radius`, and cropped: the result is the same.
     """
+    if runs_in_kernel(net, x):  # which needs little memory, and channels apart
+        return net(x, sigma)
     if torch.is_grad_enabled() or max(x.shape[-2:]) <= TILE:
         return net(_laid_out(x), sigma)
     # As few as may be, and as even.
@@ -371,6 +391,9 @@ class WINNet(DenoisingNetwork):
         nets = [net for linn in self.linns for pair in linn for net in (pair.predict, pair.update)]
         with torch.autocast(nets[0].last.weight.device.type, enabled=False):
             return sum(net.spectral_norm() for net in nets) / len(nets)
+
+    def has_kernel(self, device: torch.device, precision: str) -> bool:
+        return all(chain.has_kernel(device, precision) for chain in self.chains())
 
     def chains(self) -> list[nn.Module]:
         nets = [net for linn in self.linns for pair in linn for net in (pair.predict, pair.update)]
