@@ -114,8 +114,11 @@ def test_commands_named_in_texts_are_targets():
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
-        (["paper", "BUDGET=smoke", "CORES=3"], "python -m invdenoise.paper --budget smoke --cores 3"),
-        (["paper", "CORES=1"], "python -m invdenoise.paper --budget released --cores 1"),
+        (
+            ["paper", "BUDGET=smoke", "PAPER=linn", "CORES=3"],
+            "python -m invdenoise.paper --budget smoke --paper linn --cores 3",
+        ),
+        (["paper", "CORES=1"], "python -m invdenoise.paper --budget released --paper all --cores 1"),
         (["train", "EXPERIMENT=dninn-st-s25"], "python -m invdenoise.training dninn-st-s25 --budget laptop"),
         (
             ["train", "EXPERIMENT=dninn-st-s25", "BUDGET=paper"],
