@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -111,6 +113,13 @@ class NoiseAdaptiveThreshold(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         return soft_threshold(x, self.threshold(sigma))
 
+    @classmethod
+    def stacked(cls, layers: Sequence[NoiseAdaptiveThreshold], sigma: Tensor | float, batch: int) -> Tensor:
+        """T of several layers, `(batch, num_layers, num_channels)`, for noise of `sigma` grey levels or `(B, 1, 1, 1)`."""
+        theta = torch.stack([layer.weight for layer in layers])
+        sigma = torch.as_tensor(sigma, dtype=theta.dtype, device=theta.device).reshape(-1, 1, 1)
+        return (F.softplus(theta, cls.sharpness) * (sigma / cls.reference)).expand(batch, -1, -1)
+
 
 class CLISTA(nn.Module):
     """Convolutional LISTA: an unfolded convolutional sparse coder that denoises the detail channels (WINNet).
@@ -151,10 +160,8 @@ class CLISTA(nn.Module):
     def forward(self, z: Tensor, sigma: Tensor | float) -> Tensor:
         """Denoise `z` with thresholds for noise of `sigma` grey levels, a number or `(B, 1, 1, 1)`."""
         if runs_in_kernel(self, z):
-            sigma = torch.as_tensor(sigma, dtype=torch.float32).reshape(-1, 1, 1, 1)
-            thresholds = torch.stack([shrink.threshold(sigma) for shrink in self.shrink], dim=1).flatten(2)
             weights = torch.cat([conv.weight.flatten() for conv in (self.analyse, self.synthesise)])
-            channels, thresholds = z.shape[1], thresholds.expand(len(z), -1, -1)
+            thresholds, channels = NoiseAdaptiveThreshold.stacked(self.shrink, sigma, len(z)), z.shape[1]
             return InKernel.apply(z, weights, thresholds, channels, WINNET, "clista", len(self.shrink), channels)
         g = self.analyse(z)
         for shrink in self.shrink:

@@ -109,6 +109,10 @@ class ConvThreshold(nn.Module):
     def kernel(self) -> Tensor:
         return self.conv.weight
 
+    def weighed_kernel(self, weights: Tensor) -> Tensor:
+        """Sum of the kernels of the output channels, with these weights `(C,)`."""
+        return weights @ self.conv.weight.flatten(1)
+
 
 class ResidualBlock(nn.Module):
     """S_2(x + conv_2(S_1(conv_1(x)))) with separable convolutions and noise-adaptive soft-thresholds."""
@@ -126,11 +130,21 @@ class ResidualBlock(nn.Module):
     def kernel(self) -> Tensor:
         """The kernel `(C, C, 9, 9)` of the block without its thresholds: the identity plus both convolutions."""
         first, second = self.conv1, self.conv2
-        # Of each channel in and each channel between; then the pointwise kernels, which weigh and add these up.
+        # Of each channel between and each channel in; then the pointwise kernels, which weigh and add these up.
         depthwise = compose(first.depthwise.weight.transpose(0, 1), second.depthwise.weight)
-        pointwise = (second.pointwise.weight[..., 0, 0], first.pointwise.weight[..., 0, 0])
-        kernel = torch.einsum("om,mi,mihw->oihw", *pointwise, depthwise)
+        weighed = first.pointwise.weight * depthwise
+        kernel = (second.pointwise.weight.flatten(1) @ weighed.flatten(1)).view_as(depthwise)
         return kernel + nn.init.dirac_(torch.empty_like(kernel))
+
+    def weighed_kernel(self, weights: Tensor) -> Tensor:
+        """Sum of the kernels of the output channels, with these weights `(C,)`: a kernel 9x9 of each channel in."""
+        first, second = self.conv1, self.conv2
+        between = (weights @ second.pointwise.weight.flatten(1))[:, None] * first.pointwise.weight.flatten(1)
+        inner = (between.T @ second.depthwise.weight.flatten(1)).view_as(second.depthwise.weight)
+        full = inner.shape[-1] - 1
+        kernel = F.conv2d(first.depthwise.weight.transpose(0, 1), inner.flip(-2, -1), padding=full, groups=len(inner))
+        centre = F.pad(weights.view(1, -1, 1, 1), (kernel.shape[-1] // 2,) * 4)
+        return kernel + centre
 
 
 class PUNet(nn.Module):
@@ -166,10 +180,9 @@ class PUNet(nn.Module):
             convs = [conv for block in blocks for conv in (block.conv1, block.conv2)]
             kernels = [first.conv, *(part for conv in convs for part in (conv.depthwise, conv.pointwise)), self.last]
             shrinks = [first.shrink, *(shrink for block in blocks for shrink in (block.shrink1, block.shrink2))]
-            thresholds = torch.stack([shrink.threshold(sigma) for shrink in shrinks], dim=1).flatten(2)
+            thresholds = NoiseAdaptiveThreshold.stacked(shrinks, sigma, len(x))
             weights = torch.cat([conv.weight.flatten() for conv in kernels])
             sizes = (len(blocks), first.conv.in_channels, self.last.out_channels, self.last.dilation[0])
-            thresholds = thresholds.expand(len(x), -1, -1)
             return InKernel.apply(x, weights, thresholds, self.last.out_channels, WINNET, "punet", *sizes)
         for layer in self.layers:
             x = layer(x, sigma)
@@ -188,12 +201,19 @@ class PUNet(nn.Module):
         `(out, in, k, k)` has `out` rows; the released code gives it `in` rows for residual blocks. Its norm bounds that
         of the convolution up to the factor k, and is not that norm.
         """
-        return sum(largest_singular_value(layer.kernel().flatten(1)) for layer in self.layers)
+        return sum(largest_singular_value(layer) for layer in self.layers)
 
 
-def largest_singular_value(matrix: Tensor) -> Tensor:
-    """The spectral norm of a matrix with few rows: the root of the largest eigenvalue of its Gram matrix."""
-    return torch.linalg.eigvalsh(matrix @ matrix.T)[-1].sqrt()
+def largest_singular_value(layer: ConvThreshold | ResidualBlock) -> Tensor:
+    """The spectral norm of the layer's kernel as a matrix K with few rows, differentiable once.
+
+    It is |K' u| for the singular vector u, the eigenvector of K K' of largest eigenvalue. Its derivative is that of |K' u|
+    with u held fixed, since no other unit vector makes that larger: far less work than through K K'.
+    """
+    with torch.no_grad():
+        matrix = layer.kernel().flatten(1)
+        vector = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1]
+    return layer.weighed_kernel(vector).norm()
 
 
 def in_tiles(net: nn.Module, x: Tensor, sigma: Tensor) -> Tensor:
