@@ -26,8 +26,9 @@ def measured(monkeypatch, tmp_path):
         def made_up():
             return list(rows)
 
-        for name, measure in (("training_step", nothing), ("inference", made_up), ("training_memory", nothing)):
-            monkeypatch.setattr(bench, name, measure)
+        for name in ("training_step", "winnet", "training_memory"):
+            monkeypatch.setattr(bench, name, nothing)
+        monkeypatch.setattr(bench, "inference", made_up)
         return bench.main([]), pd.read_csv(tmp_path / "bench.csv")
 
     return run

@@ -23,7 +23,7 @@ from invdenoise import datasets, paths
 from invdenoise.denoiser import Denoiser, load_denoiser
 from invdenoise.files import atomic
 from invdenoise.metrics import psnr
-from invdenoise.models import DenoisingNetwork, DnCNN, DnINN
+from invdenoise.models import DenoisingNetwork, DnCNN, DnINN, WINNet
 from invdenoise.noise import awgn, noise_generator
 from invdenoise.provenance import can_compile, commit, hardware
 from invdenoise.weights import load_network
@@ -31,6 +31,7 @@ from invdenoise.weights import load_network
 COLUMNS = ("quantity", "subject", "setting", "value", "unit", "reference", "ratio", "target", "met")
 MEMORY_PAIRS = (4, 8, 16)
 PATCH, BATCH = 40, 32  # LINN, Section III-A
+WINNET_BATCH = 16  # of recipe `winnet` in experiments.yaml
 
 
 def take_turns(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -125,6 +126,48 @@ def inference(rounds: int = 3) -> list[dict]:
     return rows
 
 
+def winnet(rounds: int = 3) -> list[dict]:
+    """Time of WINNet's training step and of its inference in the fastest setting, each against its plain eager form."""
+    torch.manual_seed(0)
+    clean = torch.rand(WINNET_BATCH, 1, PATCH, PATCH)
+    noisy = clean + 0.1 * torch.randn_like(clean)
+    picture, sigma = torch.rand(1, 1, 321, 481), torch.tensor(25.0)  # of the size of BSD68's
+
+    def step(network: WINNet, fast: bool):
+        precision = network.resolve_precision("fastest" if fast else "float32")
+        own = fast and network.has_kernel(clean.device, precision)
+        network.use_kernel(own)
+        loss = network.compiled_loss() if fast and can_compile() and not own else network.training_loss
+
+        def run():
+            network.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                value, _ = loss(clean, noisy, sigma)
+            value.backward()
+
+        return run
+
+    def picture_in(network: WINNet):
+        return lambda: network.denoise(picture, 25.0)
+
+    ours, plain = _fastest_setting(WINNet()), "eager float32"
+    training = {name: step(_woken_winnet(), name == ours) for name in (ours, plain)}
+    pictures = {ours: picture_in(_woken_winnet().speed_up()), plain: picture_in(_woken_winnet())}
+    rows = []
+    for quantity, contenders, target in (("training step", training, 5), ("inference", pictures, 10)):
+        seconds = take_turns(contenders, rounds)
+        for name, values in seconds.items():
+            median = statistics.median(values)
+            if quantity == "training step":
+                row = _row(quantity, "WINNet", name, WINNET_BATCH / median, "patches/s")
+            else:
+                row = _row(quantity, "WINNet", name, median / picture.numel() * 1e6, "s/megapixel")
+            rows.append(row)
+        gain = ratio(seconds, plain, ours)
+        rows[-1] |= {"reference": ours, "ratio": gain, "target": f"at least {target}", "met": gain >= target}
+    return rows
+
+
 def training_memory() -> list[dict]:
     """Peak memory of a training step against the number of lifting pairs, stored activations and recomputed."""
     rows = []
@@ -182,6 +225,15 @@ def _woken(network: DnINN) -> DnINN:
     return network
 
 
+def _woken_winnet() -> WINNet:
+    """The same for WINNet, in evaluation mode."""
+    network = WINNet().eval()
+    for pair in network.linns[0]:
+        torch.nn.init.normal_(pair.predict.last.weight, std=0.01)
+        torch.nn.init.normal_(pair.update.last.weight, std=0.01)
+    return network
+
+
 def _contenders() -> dict[str, Denoiser]:
     """The denoisers at noise level 25, with released weights where they are there (time does not depend on them)."""
     found: dict[str, Denoiser] = {}
@@ -219,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
         _one_step(options.one_step[0], bool(options.one_step[1]))
         return 0
     rows = []
-    for measure in (training_step, inference, training_memory):
+    for measure in (training_step, inference, winnet, training_memory):
         print(f"measuring: {measure.__name__.replace('_', ' ')}", flush=True)
         rows += measure()
     table = pd.DataFrame(rows, columns=COLUMNS).assign(hardware=hardware(), commit=commit())
