@@ -217,6 +217,7 @@ def test_it_runs_only_where_it_is_asked_for_and_fits(monkeypatch, randomised):
     monkeypatch.setattr(
         kernels.Kernel, "call", lambda self, function, *rest: calls.append(function) or run(self, function, *rest)
     )
+    monkeypatch.setattr(winnet, "processor_flags", frozenset)
     net, x = network(randomised).eval(), torch.rand(1, 1, 8, 9)
     plain = net.denoise(x)
     assert calls == []
@@ -230,6 +231,12 @@ def test_it_runs_only_where_it_is_asked_for_and_fits(monkeypatch, randomised):
     assert calls == []
     assert not WINNet(num_features=16).has_kernel(CPU, "float32")
     assert not WINNet(num_atoms=32).has_kernel(CPU, "float32")
+
+
+def test_matrix_units_for_bfloat16_are_preferred(monkeypatch):
+    monkeypatch.setattr(winnet, "processor_flags", lambda: frozenset({"amx_bf16"}))
+    net = WINNet()
+    assert net.resolve_precision("fastest") == "bfloat16" and net.resolve_precision("float32") == "float32"
 
 
 def test_without_a_compiler_pytorch_serves(monkeypatch, tmp_path, randomised):
@@ -252,4 +259,4 @@ def test_the_authors_network_keeps_its_psnr(num_levels):
     noisy = awgn(clean, 25.0, noise_generator(0, "test", "kernel", 25.0))
     plain = psnr(clean, net.denoise(noisy))
     assert plain > 28
-    assert psnr(clean, net.speed_up().denoise(noisy)) == pytest.approx(plain, abs=1e-4)
+    assert psnr(clean, net.speed_up("float32").denoise(noisy)) == pytest.approx(plain, abs=1e-4)

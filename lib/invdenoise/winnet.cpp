@@ -27,10 +27,9 @@ constexpr int LANES = 8, PIXELS = 3, WIDE_PIXELS = 6, OUTER = 6;
 #else
 constexpr int LANES = 4, PIXELS = 3, WIDE_PIXELS = 6, OUTER = 4;
 #endif
-// Pixels of a register block with 32 and with 16 channels, and channels of a block of an outer product: 12 of 16 registers, or 24 of 32.
+// Pixels of a register block of 32 and of 16 channels, and channels of a block of an outer product: about 12 of 16 registers, or 16 to 24 of 32.
 
-using Vector [[gnu::vector_size(LANES * sizeof(float)), gnu::may_alias]] = float;
-using Mask [[gnu::vector_size(LANES * sizeof(float)), gnu::may_alias]] = int;
+typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), may_alias));
 
 constexpr int C = 32;                 // channels of a pixel within PUNet, and half of those within CLISTA
 constexpr int V = C / LANES;          // its vectors
@@ -254,7 +253,7 @@ inline void outer_block(const float* const* scalars, int length, const float* ve
 inline void outer(const float* const* scalars, int num, int length, const float* vectors, int vector_length, int count, float* sums) {
     int i = 0;
     for (; i + OUTER <= num; i += OUTER)
-        outer_block<OUTER, std::max(V / 2, FEW / LANES)>(scalars + i, length, vectors, vector_length, count, sums + i * C);
+        outer_block<OUTER, std::max(V / 2, 2)>(scalars + i, length, vectors, vector_length, count, sums + i * C);
     for (; i + 3 <= num; i += 3) outer_block<3, V>(scalars + i, length, vectors, vector_length, count, sums + i * C);
     for (; i + 2 <= num; i += 2) outer_block<2, V>(scalars + i, length, vectors, vector_length, count, sums + i * C);
     for (; i < num; ++i) outer_block<1, V>(scalars + i, length, vectors, vector_length, count, sums + i * C);

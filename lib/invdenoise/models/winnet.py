@@ -16,6 +16,7 @@ from invdenoise.kernels import WINNET, InKernel, runs_in_kernel
 from invdenoise.lifting import LiftingPair
 from invdenoise.models.base import DenoisingNetwork
 from invdenoise.models.nenet import load_released
+from invdenoise.provenance import processor_flags
 from invdenoise.shrinkage import CLISTA, NoiseAdaptiveThreshold, compose
 from invdenoise.transforms import RedundantDCT
 
@@ -414,6 +415,15 @@ class WINNet(DenoisingNetwork):
 
     def has_kernel(self, device: torch.device, precision: str) -> bool:
         return all(chain.has_kernel(device, precision) for chain in self.chains())
+
+    def resolve_precision(self, precision: str, device: torch.device | str = "cpu") -> str:
+        """See `DenoisingNetwork`; "fastest" is bfloat16, compiled, on processors with matrix units for it (AMX).
+
+        Their peak is many times that of the vector units, which is what bounds the float32 kernel.
+        """
+        if precision == "fastest" and torch.device(device).type == "cpu" and "amx_bf16" in processor_flags():
+            return "bfloat16"
+        return super().resolve_precision(precision, device)
 
     def chains(self) -> list[nn.Module]:
         nets = [net for linn in self.linns for pair in linn for net in (pair.predict, pair.update)]
