@@ -46,11 +46,12 @@ ablations: $(ENV) ## train the short runs behind the choice of recipe (two hours
 lab: $(ENV) ## open the notebooks in JupyterLab
 	jupyter lab notebooks/00_tour.ipynb
 
+test: export OMP_NUM_THREADS := 1
 test: $(ENV) ## everything CI runs: lint, tests, every notebook, the whole graph on a small budget
 	ruff check .
 	ruff format --check .
-	python -m pytest
-	python -m pytest --nbval-lax --nbval-current-env notebooks
+	python -m pytest --numprocesses $(CORES) --dist loadfile
+	python -m pytest --numprocesses $(CORES) --dist loadfile --nbval-lax --nbval-current-env notebooks
 
 bench: $(ENV) ## measure speed and memory against the targets -> results/bench.csv
 	python -m invdenoise.bench

@@ -63,7 +63,7 @@ for name in PLAN.figures:
             name.replace("/", "_")
         input:
             f"notebooks/{name}.ipynb",
-            SCORES,
+            [f"{RESULTS}/{score}" for score in PLAN.figure_scores(name)],
             PLAN.figure_files(name),
         output:
             f"{PAGES}/{name}.ipynb",

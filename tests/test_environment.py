@@ -185,10 +185,10 @@ def test_ci_runs_make_test_at_the_top_and_passes_its_verdict_on(tmp_path):
 
 
 def test_make_test_checks_style_code_and_notebooks(make):
-    commands = make("--dry-run", "test", "BIN=elsewhere/bin").stdout.splitlines()
+    commands = make("--dry-run", "test", "BIN=elsewhere/bin", "CORES=3").stdout.splitlines()
     assert commands == [
         "ruff check .",
         "ruff format --check .",
-        "python -m pytest",
-        "python -m pytest --nbval-lax --nbval-current-env notebooks",
+        "python -m pytest --numprocesses 3 --dist loadfile",
+        "python -m pytest --numprocesses 3 --dist loadfile --nbval-lax --nbval-current-env notebooks",
     ]

@@ -207,9 +207,32 @@ def test_the_graph_waits_for_what_the_plan_says(tmp_path):
         assert set(waits[job.rule].split(", ")) == needed
     scores = {str(found.results / job.scores) for job in ours}
     for figure in found.figures:
-        needed = scores | {f"notebooks/{figure}.ipynb", *found.figure_files(figure)}
+        drawn = scores & {str(found.results / score) for score in found.figure_scores(figure)}
+        needed = drawn | {f"notebooks/{figure}.ipynb", *found.figure_files(figure)}
         assert set(waits[figure.replace("/", "_")].split(", ")) == needed
     assert scores < set(waits["report"].split(", "))
+
+
+@pytest.mark.parametrize("budget", ("released", "smoke", "laptop"))
+def test_every_score_is_in_a_figure_and_every_figure_has_its_scores(budget):
+    found = make_plan(budget)
+    drawn = {figure: set(found.figure_scores(figure)) for figure in found.figures}
+    assert set.union(*drawn.values()) == {job.scores for job in found.evaluations}
+    assert not drawn.pop("linn/fig4_detail_channels")  # it runs the network itself
+    if budget != "released":  # of which this release has few networks
+        assert all(drawn.values())
+    assert {file for file in drawn["linn/table1_psnr"] if "sweep" in file or "blind" in file} == set()
+    assert all("sweep" in file for file in drawn["linn/fig5_threshold_adaptation"])
+    assert all(file.startswith("deblurring/") for file in drawn["winnet/deblurring"])
+
+
+def test_a_figure_that_runs_networks_waits_for_their_weights(release):
+    assert make_plan("released").figure_files("winnet/noise_estimation") == []
+    (release / "nenet.safetensors").touch()
+    assert make_plan("released").figure_files("winnet/noise_estimation") == [str(release / "nenet.safetensors")]
+    trained = make_plan("smoke").figure_files("winnet/noise_estimation")
+    assert {file.split("/")[-3] for file in trained} == {"winnet-s25", "winnet-blind", "nenet"}
+    assert make_plan("smoke").figure_files("linn/fig4_detail_channels")[0].split("/")[-3] == "dninn-lista-s50"
 
 
 def test_training_costs_are_drawn_anew_when_a_curve_or_a_measurement_changes(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,18 @@ FIGURES = {
     ),
 }
 PAPERS = tuple(FIGURES)
+# Scores that each is drawn from, as patterns below the results folder.
+DRAWN_FROM = {
+    "linn/table1_psnr": ("scores/*/bsd68.csv", "scores/*/bsd68-s[0-9]*.csv", "scores/*/set12.csv"),
+    "linn/fig4_detail_channels": (),
+    "linn/fig5_threshold_adaptation": ("scores/*/bsd68-sweep*.csv",),
+    "linn/training_cost": ("scores/dninn-st-s25/bsd68.csv",),
+    "winnet/nonblind_set12": ("scores/*/set12.csv",),
+    "winnet/blind_table": ("scores/*/*-blind*.csv", "scores/*/*-told.csv"),
+    "winnet/noise_estimation": ("scores/winnet*/*-blind*.csv", "scores/winnet*/*-told.csv"),
+    "winnet/deblurring": ("deblurring/*.csv",),
+    "winnet/learned_kernels": ("scores/winnet*/*.csv",),
+}
 LOOKS_INSIDE = ("winnet/noise_estimation", "winnet/deblurring", "winnet/learned_kernels")  # they also run a network
 
 # A smoke run trains one network of each kind, a few steps each.
@@ -139,8 +152,20 @@ class Plan:
             parameters["dataset"] = "set12"
         return parameters
 
+    def figure_scores(self, figure: str) -> list[str]:
+        """The score files that a figure is drawn from, below the results folder."""
+        scores = [job.scores for job in self.evaluations]
+        return [score for score in scores if any(fnmatch(score, pattern) for pattern in DRAWN_FROM[figure])]
+
     def figure_files(self, figure: str) -> list[str]:
         """Files besides the scores that a figure is drawn from and that a later command may change."""
+        if figure == "linn/fig4_detail_channels":
+            return self.weights_files(self.fig4_method)
+        if figure in LOOKS_INSIDE:
+            ours = [name for name, entry in experiments().items() if entry.paper == "winnet"]
+            return [
+                in_graph(self._weights(name)) for name in ours if name in self.trainings or self._weights(name).exists()
+            ]
         if figure != "linn/training_cost":
             return []
         bench = bench_file(self.results)
