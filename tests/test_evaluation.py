@@ -101,6 +101,13 @@ def test_noise_depends_on_nothing_but_seed_dataset_picture_and_level(pictures):
     )
 
 
+def test_an_estimate_beyond_the_largest_level_is_cut_there():
+    blind = Blend()
+    blind.estimate_sigma = lambda noisy: torch.tensor([300.0])
+    scores = evaluate(blind, "embedded", [15], limit=1, tell_sigma=False)
+    assert scores["sigma_estimated"].tolist() == [300] and blind.given[-1][0] == 255
+
+
 def test_limit_takes_the_first_pictures(pictures):
     assert len(evaluate(Blend(), "embedded", [25])) == len(pictures) == 6
     assert evaluate(Blend(), "embedded", [25], limit=1)["image"].tolist() == [pictures.pictures[0].name]
@@ -123,9 +130,11 @@ def test_a_blind_denoiser_is_not_told_the_level_and_its_estimate_is_kept(tmp_pat
     scores = evaluate(blind, "embedded", [15, 75], limit=2, tell_sigma=False)
     assert summarise(scores)["sigma_estimated"].tolist() == pytest.approx([15, 75], rel=0.35)
     assert scores["sigma_estimated"].nunique() == 4
+    # It is estimated once a picture, and denoises with that; the first call only warms up.
+    assert [sigma for sigma, _ in blind.given[-4:]] == scores["sigma_estimated"].tolist()
     assert evaluate(blind, "embedded", [15], limit=1)["sigma_estimated"].isna().all()
     write_scores(scores, tmp_path / "new.csv")
-    write_scores(scores.drop(columns="sigma_estimated"), tmp_path / "old.csv")
+    write_scores(scores.assign(variant="old").drop(columns="sigma_estimated"), tmp_path / "old.csv")
     back = read_scores(tmp_path)
     assert tuple(back.columns) == COLUMNS and back["sigma_estimated"].notna().sum() == 4
 
@@ -166,9 +175,9 @@ def table(**columns):
 def test_score_files_come_back_as_they_were(tmp_path):
     scores = table(image=["01", "NA"], psnr=[31.23456, 28.5], variant=["", "adapt"], sigma_train=[None, 25.0])
     write_scores(scores, tmp_path / "deep" / "a.csv")
-    write_scores(table(psnr=[1.0]), tmp_path / "b.csv")
+    write_scores(table(psnr=[1.0], image=["02"]), tmp_path / "b.csv")
     back = read_scores(tmp_path)
-    assert back["image"].tolist() == ["01", "01", "NA"]  # names stay text, and NA is a name
+    assert back["image"].tolist() == ["02", "01", "NA"]  # names stay text, and NA is a name
     assert back["variant"].tolist() == ["", "", "adapt"] and back["budget"].tolist() == ["none"] * 3
     assert back["psnr"].tolist() == pytest.approx([1.0, 31.23456, 28.5], abs=1e-4)
     assert back["sigma_train"].isna().tolist() == [False, True, False]
@@ -252,3 +261,15 @@ def test_noise_levels_include_the_last(arguments, expected):
 
 def test_columns_are_written_in_one_place():
     assert evaluation.COLUMNS == COLUMNS and len(set(COLUMNS)) == len(COLUMNS)
+
+
+def test_two_files_with_the_same_scores_are_refused(tmp_path):
+    scores = evaluate(Blend(), "embedded", [15, 25], limit=1)
+    write_scores(scores, tmp_path / "blend" / "embedded.csv")
+    write_scores(scores[scores["sigma_test"] == 15], tmp_path / "blend" / "embedded-s15.csv")
+    with pytest.raises(
+        ValueError, match="scored twice, in .*embedded-s15.csv and .*embedded.csv; delete the older file"
+    ):
+        read_scores(tmp_path)
+    write_scores(scores.assign(variant="other"), tmp_path / "blend" / "embedded-s15.csv")
+    assert len(read_scores(tmp_path)) == 4

@@ -107,7 +107,7 @@ def test_a_full_run_of_winnet_evaluates_non_blind_blind_and_told(budget):
         levels = seen.setdefault((job.method, given["dataset"], kind), [])
         levels += [float(sigma) for sigma in given["sigmas"].split(",")]
     whole = [float(sigma) for sigma in range(5, 150, 20)]
-    blind = ("winnet-authors-blind", "winnet-blind", "dncnn-authors-blind", "bfcnn")
+    blind = ("winnet-authors-blind", "winnet-blind", "winnet-authors-nenet", "dncnn-authors-blind", "bfcnn")
     expected = {(name, data, "blind"): whole for name in blind for data in ("bsd68", "set12")}
     expected |= {(name, "set12", "told"): whole for name in blind[:2]}
     for levels in ("", "2level-"):
@@ -272,7 +272,8 @@ def test_without_its_package_bm3d_is_left_out(monkeypatch):
     assert "bm3d: package not installed" in make_plan("released").missing
 
 
-def test_without_network_the_authors_weights_are_left_out(monkeypatch):
+def test_without_network_the_authors_weights_are_left_out(monkeypatch, release):
+    (release / "nenet.safetensors").touch()
     assert methods(make_plan("released")) > set(AUTHORS) - {"nenet-authors"}
 
     def out_of_reach(*wanted):

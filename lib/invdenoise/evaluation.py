@@ -13,7 +13,7 @@ import torch
 
 import invdenoise
 from invdenoise import datasets, paths
-from invdenoise.denoiser import Denoiser, load_denoiser
+from invdenoise.denoiser import SIGMA_MAX, Denoiser, load_denoiser
 from invdenoise.files import atomic
 from invdenoise.metrics import psnr, ssim
 from invdenoise.noise import awgn, noise_generator
@@ -24,6 +24,7 @@ COLUMNS = (
     "psnr_noisy", "ssim", "seconds", "megapixels", "device", "seed", "num_parameters", "budget", "weights_sha256",
     "data_sha256", "version", "commit", "sigma_estimated",
 )  # fmt: skip
+SCORED = ["method", "variant", "requested", "dataset", "image", "sigma_test", "seed"]  # of which there is one score
 LATER = {"sigma_estimated"}  # columns that older score files lack
 
 
@@ -56,7 +57,7 @@ def evaluate(
             in the column `sigma_estimated`.
         report: called with a line of progress for each noise level.
 
-    `seconds` is the time of `denoise` alone, on one picture at a time, after one warm-up picture.
+    `seconds` is the time of `denoise` on one picture at a time, with that of estimating the noise level, after one warm-up picture.
     """
     if isinstance(denoiser, str):
         denoiser = load_denoiser(denoiser)
@@ -79,13 +80,15 @@ def evaluate(
                 denoiser.denoise(noisy[..., :64, :64], told, **options)
                 warm = True
             started = time.perf_counter()
-            denoised = denoiser.denoise(noisy, told, **options)
+            estimated = math.nan if tell_sigma else _estimated(denoiser, noisy)
+            level = told if math.isnan(estimated) else min(estimated, SIGMA_MAX)
+            denoised = denoiser.denoise(noisy, level, **options)
             seconds = time.perf_counter() - started
             rows.append(common | {
                 "image": picture.name, "sigma_test": sigma, "psnr": psnr(clean, denoised),
                 "psnr_rounded": psnr(clean, denoised, rounded=True), "psnr_noisy": psnr(clean, noisy),
                 "ssim": ssim(clean, denoised), "seconds": seconds, "megapixels": clean[0, 0].numel() / 1e6,
-                "sigma_estimated": math.nan if tell_sigma else _estimated(denoiser, noisy),
+                "sigma_estimated": estimated,
             })  # fmt: skip
         if report:
             mean = sum(row["psnr"] for row in rows[-len(pictures) :]) / len(pictures)
@@ -113,7 +116,7 @@ def read_scores(folder: Path | Sequence[Path] | None = None, sweeps: bool = Fals
 
     Raises:
         FileNotFoundError: there are none; names the command that makes them.
-        ValueError: a file is not a score file.
+        ValueError: a file is not a score file, or two files hold scores of the same.
     """
     folder = paths.scores_dir() if folder is None else folder
     if isinstance(folder, Path):
@@ -137,9 +140,18 @@ def read_scores(folder: Path | Sequence[Path] | None = None, sweeps: bool = Fals
             raise ValueError(
                 f"{file} is not a score file: column {sorted(missing)[0]!r} is missing; delete it and run again"
             )
-        tables.append(table.reindex(columns=COLUMNS))
+        tables.append(table.reindex(columns=COLUMNS).assign(file=str(file)))
     scores = pd.concat(tables, ignore_index=True)
-    return scores.assign(variant=scores["variant"].fillna(""))
+    scores["variant"] = scores["variant"].fillna("")
+    twice = scores[scores.duplicated(SCORED, keep=False)]
+    if len(twice):
+        first = twice.iloc[0]
+        same = twice[(twice[SCORED] == first[SCORED]).all(axis=1)]["file"].unique()
+        raise ValueError(
+            f"{first['method']} on {first['image']} at {first['sigma_test']:g} is scored twice, in {' and '.join(same)}; "
+            "delete the older file"
+        )
+    return scores.drop(columns="file")
 
 
 def summarise(scores: pd.DataFrame) -> pd.DataFrame:

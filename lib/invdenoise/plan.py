@@ -26,7 +26,8 @@ BLIND_SIGMAS = noise_levels(5, 145, 20)  # WINNet, slide "Blind denoising"
 DEBLUR_METHODS = ("winnet-authors-blind", "winnet-blind", "dninn-st-s25", "dncnn-authors-blind", *deblurring.CLASSICAL)
 DEBLUR_LIMIT = 7  # pictures of Set12, those of 256x256: each is denoised some dozen times for each of eight kernels
 SCORES = {"evaluate": "scores", "deblur": "deblurring"}  # where a notebook's score files are
-BLIND_NETWORKS = ("winnet-authors-blind", "winnet-blind", "dncnn-authors-blind", "bfcnn")
+BLIND_NETWORKS = ("winnet-authors-blind", "winnet-authors-nenet", "winnet-blind", "dncnn-authors-blind", "bfcnn")
+TOLD_NETWORKS = ("winnet-authors-blind", "winnet-blind")  # blind ones that can be told the noise level
 
 # Notebooks that draw, by paper: each reads scores and weights, and trains nothing.
 FIGURES = {
@@ -131,10 +132,11 @@ class Plan:
 
     def weights_files(self, method: str) -> list[str]:
         """Files a job on this method waits for, relative to the checkout where they lie in it."""
-        needed = [method, ESTIMATOR] if method == "winnet-blind" else [method]
-        if method not in experiments() or (self.trainings and method not in self.trainings):
-            return []
-        return [in_graph(self._weights(name)) for name in needed]
+        needed = [method]
+        if method == "winnet-blind" or method in AUTHORS:
+            needed.append(ESTIMATOR if method == "winnet-blind" else AUTHORS[method].estimator)
+        ours = [name for name in needed if name in experiments() and (not self.trainings or name in self.trainings)]
+        return [in_graph(self._weights(name)) for name in ours]
 
     def start_files(self, name: str) -> list[str]:
         """Weights that training of this experiment starts from or is tried with, when they are trained here too."""
@@ -230,6 +232,9 @@ def _networks(papers: tuple[str, ...], trainings: tuple[str, ...], missing: list
     for name in AUTHORS:
         if name in AUTHORS_DNCNN and "linn" not in papers or name not in AUTHORS_DNCNN and "winnet" not in papers:
             continue
+        if AUTHORS[name].estimator == ESTIMATOR and ESTIMATOR not in trainings and not weights_path(ESTIMATOR).exists():
+            missing.append(f"{name}: no released weights of {ESTIMATOR}, which estimates its noise level")
+            continue
         try:
             datasets.fetch("weights", AUTHORS[name].file)
             if name not in estimator_names():
@@ -269,7 +274,7 @@ def _winnet(networks: dict[str, float | None], budget: str, missing: list[str]) 
         if method in networks:
             for dataset in TABLE_DATASETS:
                 evaluations += _shared_out(method, dataset, BLIND_SIGMAS, budget, "-blind", {"tell_sigma": False})
-            if method.startswith("winnet"):
+            if method in TOLD_NETWORKS:
                 evaluations.append(_evaluation(method, "set12", BLIND_SIGMAS, budget, "-told"))
     for method in DEBLUR_METHODS:
         # DnINN belongs to another paper: its released weights serve where it is not trained in the same run.

@@ -27,10 +27,12 @@ COMPARED = (
 # Where a printed number stands beside other results than those under its own name alone: authors' weights, other names.
 OUR_NAMES = {
     "dncnn": ("dncnn", "dncnn-authors"),
-    "winnet-blind": ("winnet-blind", "winnet-authors-blind"),
+    "winnet-blind": ("winnet-blind", "winnet-authors-blind", "winnet-authors-nenet"),
     "dncnn-b": ("dncnn-authors-blind",),
     "bf-cnn": ("bfcnn",),
 }
+# Whose weights are behind a method of ours, where they are not our own.
+AUTHORS_WEIGHTS, AUTHORS_WITH_OURS = "authors' weights", "authors' weights, our NENet"
 BLIND = "blind"  # variant of results whose method was not told the noise level
 # Printed methods that are not told the noise level. Their numbers belong to results that were not told either.
 NOT_TOLD = frozenset({"winnet-blind", "dncnn-b", "buifd", "bf-cnn"})
@@ -52,6 +54,13 @@ class Verdict(StrEnum):
     NOT_REPRODUCED = "not reproduced"
     NO_DATA = "data not available"
     NOT_RUN = "not run"
+
+
+def whose(our_method: str) -> str:
+    """Whose weights a method of ours has, in words; empty for our own."""
+    if our_method == "winnet-authors-nenet":
+        return AUTHORS_WITH_OURS
+    return AUTHORS_WEIGHTS if "authors" in our_method else ""
 
 
 def load_published(paper: str | None = None) -> pd.DataFrame:

@@ -17,7 +17,17 @@ from invdenoise.evaluation import read_scores, summarise
 from invdenoise.experiments import ablations
 from invdenoise.files import atomic
 from invdenoise.provenance import commit
-from invdenoise.published import BLIND, OUR_NAMES, Verdict, compare, coverage, load_published, our_names, variant_of
+from invdenoise.published import (
+    BLIND,
+    OUR_NAMES,
+    Verdict,
+    compare,
+    coverage,
+    load_published,
+    our_names,
+    variant_of,
+    whose,
+)
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -84,7 +94,8 @@ def _beside(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
     for method, name in names.items():
         own = table[table["method"] == method]
         for family in sorted(set(families[own.index]) - {""}) or [""]:
-            row = {"method": method, "name": f"{name} (authors' weights)" if "authors" in family else name}
+            origin = whose(family)
+            row = {"method": method, "name": f"{name} ({origin})" if origin else name}
             for sigma, level in own.groupby("sigma"):
                 found = level[families[level.index] == family]
                 if found.empty:  # this family was not run here

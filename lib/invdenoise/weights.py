@@ -55,11 +55,15 @@ AUTHORS: dict[str, Released] = {
         for num_levels in (1, 2)
         for sigma in (15, 25, 50)
     },
-    "winnet-authors-blind": Released(
-        "weights/winnet/WINNet_lvl_1_nlvl_0_55/net_WINNet.pth",
-        partial(winnet.read_authors_weights, num_levels=1, sigma=None),
-        estimator="nenet-authors",
-    ),
+    # The released estimator is untrained (`nenet.read_authors_weights`): the second has ours in its place.
+    **{
+        name: Released(
+            "weights/winnet/WINNet_lvl_1_nlvl_0_55/net_WINNet.pth",
+            partial(winnet.read_authors_weights, num_levels=1, sigma=None),
+            estimator=estimator,
+        )
+        for name, estimator in (("winnet-authors-blind", "nenet-authors"), ("winnet-authors-nenet", ESTIMATOR))
+    },
     "nenet-authors": Released("weights/winnet/NENet/net_NENet.pth", nenet.read_authors_weights),
 }
 ESTIMATORS = ("nenet-authors",)  # of AUTHORS, those that do not denoise

@@ -425,6 +425,10 @@ class WINNet(DenoisingNetwork):
             return "bfloat16"
         return super().resolve_precision(precision, device)
 
+    def num_parameters(self) -> int:
+        """Learned parameters, without those of the noise estimator."""
+        return super().num_parameters() - (self.estimator.num_parameters() if self.estimator else 0)
+
     def chains(self) -> list[nn.Module]:
         nets = [net for linn in self.linns for pair in linn for net in (pair.predict, pair.update)]
         return [*nets, *self.shrinkers]
