@@ -197,6 +197,10 @@ def test_the_authors_estimator_comes_by_name():
     assert isinstance(network, NENet) and network.name == "nenet-authors" and not network.training
     blind = authors_network("winnet-authors-blind")
     assert blind.estimator.name == "nenet-authors"
+    mended = authors_network("winnet-authors-nenet")
+    assert mended.estimator.name == "nenet" and mended.num_parameters() == blind.num_parameters()
+    for key, tensor in mended.linns.state_dict().items():
+        torch.testing.assert_close(tensor, blind.linns.state_dict()[key], rtol=0, atol=0)
 
 
 def test_our_blind_network_comes_with_our_estimator(monkeypatch, tmp_path, randomised):
