@@ -101,6 +101,23 @@ def test_measurements_stay_when_they_were_not_taken_again(site):
     assert (site / "released" / "bench.csv").read_bytes() == measured
 
 
+def test_measurements_on_another_processor_stay_beside_the_new_ones(site):
+    write_local(site)
+    assert release.main([]) == 0
+    bench = pd.read_csv(site / "bench.csv")
+    for hardware in (
+        "2 CPU threads, Other (R) CPU 9",
+        "1 CPU threads, Other (R) CPU 9",
+    ):  # the second replaces the first
+        bench.assign(hardware=hardware, value=9.5).to_csv(site / "bench.csv", index=False)
+        assert release.main([]) == 0
+    released = site / "released"
+    assert {file.name for file in released.glob("bench*.csv")} == {"bench.csv", "bench-box.csv"}
+    made = release.README.read_text()
+    assert made.index("On 1 CPU threads, Other (R) CPU 9:") < made.index("On 2 CPU threads, box:")
+    assert "9.5 patches/s" in made and "81.2 patches/s" in made
+
+
 def test_finished_ablations_are_released_and_earlier_ones_stay(site):
     write_local(site)
     write_curve(site / "released" / "ablations" / "ablation-none.csv", "ablation-none", psnr=27.0)

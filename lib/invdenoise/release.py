@@ -26,7 +26,8 @@ KEPT = ("scores", "deblurring", "tables", "figures", "bench.csv", "report.html")
 def release() -> None:
     """Copy the local run into `results/released`.
 
-    Measurements, and curves of ablations, that were not made again stay as they were released before.
+    Measurements, and curves of ablations, that were not made again stay as they were released before. Measurements on another
+    processor stay beside the new ones, as `bench-<processor>.csv`.
 
     Raises:
         RuntimeError: the run is not one to release: no report, scores of the embedded pictures, or no measurements,
@@ -53,6 +54,11 @@ def release() -> None:
                 shutil.copytree(source, fresh / name, ignore=shutil.ignore_patterns("*.svg", ".*"))
             elif source.exists():
                 shutil.copy2(source, fresh / name)
+        measured = _processor(fresh / "bench.csv")
+        for file in sorted(paths.RELEASED.glob("bench*.csv")):
+            if (processor := _processor(file)) != measured:
+                slug = re.sub(r"\W+", "-", processor.lower()).strip("-")
+                shutil.copy2(file, fresh / f"bench-{slug}.csv")
         curves = finished_ablations(paths.RELEASED) | finished_ablations(local)
         for name, curve in curves.items():
             (fresh / "ablations").mkdir(exist_ok=True)
@@ -69,6 +75,11 @@ def release() -> None:
             raise
 
 
+def _processor(bench: Path) -> str:
+    """The processor that a file of measurements was taken on."""
+    return pd.read_csv(bench, usecols=["hardware"])["hardware"].iloc[0].rpartition(", ")[2]
+
+
 def readme_text(text: str) -> str:
     """`text` with the parts between `<!-- name -->` and `<!-- end -->` made anew from the released results."""
     results = read_results(paths.RELEASED)
@@ -82,12 +93,17 @@ def readme_text(text: str) -> str:
 
 
 def bench_table() -> str:
-    """The released measurements as Markdown; FileNotFoundError when there are none."""
-    file = paths.RELEASED / "bench.csv"
-    if not file.exists():
-        raise FileNotFoundError(f"no {file}; run `make bench`, then `make release`")
+    """The released measurements as Markdown, a table a processor, the latest first; FileNotFoundError when there are none."""
+    latest = paths.RELEASED / "bench.csv"
+    if not latest.exists():
+        raise FileNotFoundError(f"no {latest}; run `make bench`, then `make release`")
+    return "\n".join(_measured(file) for file in (latest, *sorted(paths.RELEASED.glob("bench-*.csv"))))
+
+
+def _measured(file: Path) -> str:
+    """One file of measurements as Markdown."""
     table = pd.read_csv(file)
-    lines = ["| measured | | value | ratio | target |", "|---|---|---|---|---|"]
+    lines = [f"On {table['hardware'].iloc[0]}:", "", "| measured | | value | ratio | target |", "|---|---|---|---|---|"]
     for row in table.to_dict("records"):
         ratio = "" if pd.isna(row["ratio"]) else f"{row['ratio']:.2f} × {row['reference']}"
         target = (
