@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -52,3 +55,23 @@ def test_a_network_without_a_kernel_is_sped_up_in_the_precision_that_suits_the_p
     for flags, expected in (("avx2", "float32"), ("avx512_bf16", "bfloat16")):
         processor(flags)
         assert DnCNN().eval().speed_up(compiled=False).precision == expected
+
+
+def test_the_compiler_is_the_one_of_torch_compile(monkeypatch):
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    provenance.cpu_compiler.cache_clear()
+    found = provenance.cpu_compiler()
+    if found is None:
+        pytest.skip("no C++ compiler here")
+    assert found == get_cpp_compiler()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    provenance.cpu_compiler.cache_clear()
+    assert provenance.cpu_compiler() is None
+    provenance.cpu_compiler.cache_clear()
+
+
+def test_loading_a_network_for_speed_does_not_load_the_compiler():
+    check = "import sys; from invdenoise.models import DnINN; DnINN().eval().speed_up(); print('torch._inductor' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["False"]

@@ -13,6 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# jsonschema, which checks the form of notebooks, would first build a grammar of web addresses, of which they have none: that
+# takes seconds, and every job of the graph starts here.
+sys.modules.setdefault("rfc3987_syntax", None)
+
 import nbformat
 import papermill
 import yaml

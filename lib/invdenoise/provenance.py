@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -73,13 +76,12 @@ def can_compile() -> bool:
 
 @functools.cache
 def cpu_compiler() -> str | None:
-    """The C++ compiler that `torch.compile` uses on a CPU, or None."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
+    """The C++ compiler that `torch.compile` uses on a CPU, the one of `CXX` or the system's, or None.
 
-    try:
-        return get_cpp_compiler()
-    except Exception:
-        return None
+    Asking `torch.compile` itself would load it, which takes longer than denoising a picture.
+    """
+    wanted = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    return wanted if shutil.which(wanted) else None
 
 
 def _processor() -> str:
