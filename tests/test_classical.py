@@ -144,11 +144,17 @@ def test_parameters_of_nlm_matter(clean, noisy):
 
 
 @needs_bm3d
-@pytest.mark.parametrize("options", [{"profile": "lc"}, {"profile": "vn"}])
+@pytest.mark.parametrize("options", [{"profile": "lc"}, {"profile": "vn"}, {"exact_variance": True}])
 def test_bm3d_profiles_change_little(options, clean, noisy):
     default, other = (classical.load("bm3d", **o).denoise(noisy, SIGMA) for o in ({}, options))
     assert not torch.equal(default, other)
     assert psnr(clean, other) == pytest.approx(psnr(clean, default), abs=0.6)
+
+
+@needs_bm3d
+def test_exact_variances_are_worth_little_for_white_noise(clean, noisy):
+    default, exact = (classical.load("bm3d", exact_variance=e).denoise(noisy, SIGMA) for e in (False, True))
+    assert psnr(clean, exact) == pytest.approx(psnr(clean, default), abs=0.05)
 
 
 @needs_bm3d

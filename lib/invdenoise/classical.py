@@ -58,6 +58,9 @@ class BM3D(ClassicalDenoiser):
 
     Args:
         profile: "np", the package's default; "lc", three times faster and 0.3 dB worse; "vn", made for high noise.
+        exact_variance: compute the variance of each block's coefficients from the noise spectrum (Mäkinen et al., TIP 2020),
+            the package's default. It was made for correlated noise and is no part of the 2007 method; for white noise it
+            takes three times as long for 0.02 dB, a little more at high noise.
         num_threads: 1 for results that are equal bit for bit from run to run, 0 for all cores. Several threads add up
             in changing order, which moves pixels by about 1e-4 and PSNR by less than 0.001 dB.
 
@@ -70,7 +73,7 @@ class BM3D(ClassicalDenoiser):
     # Two 8x8 blocks a side. The package refuses less than one block, and may crash the interpreter at exactly one.
     min_side = 16
 
-    def __init__(self, profile: str = "np", num_threads: int = 1):
+    def __init__(self, profile: str = "np", exact_variance: bool = False, num_threads: int = 1):
         if profile not in BM3D_PROFILES:
             raise ValueError(f"profile is {profile!r}; expected one of {', '.join(BM3D_PROFILES)}")
         try:
@@ -83,6 +86,8 @@ class BM3D(ClassicalDenoiser):
         self._bm3d = bm3d.bm3d
         self._profile = getattr(bm3d, BM3D_PROFILES[profile])()
         self._profile.num_threads = num_threads
+        if not exact_variance:
+            self._profile.nf = 0  # size of the transforms of the spectrum
 
     def denoise_plane(self, plane: np.ndarray, sigma: float) -> np.ndarray:
         return self._bm3d(plane, sigma, self._profile)

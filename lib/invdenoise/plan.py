@@ -18,7 +18,7 @@ from invdenoise.weights import AUTHORS, AUTHORS_DNCNN, ESTIMATOR, estimator_name
 TABLE_DATASETS = ("bsd68", "set12")
 TABLE_SIGMAS = (15, 25, 50)
 SWEEP_SIGMAS = noise_levels(5, 95, 5)  # LINN, Figure 5
-SWEEP_LIMIT = 10  # pictures of BSD68: at 19 noise levels the whole set would take longer than all the rest
+SWEEP_LIMIT = 8  # pictures of BSD68: at 19 noise levels the whole set would take longer than all the rest
 SWEEP_NETWORKS = ("dninn-st-s50", "dncnn-s50", "dncnn-authors-s50")
 SWEEP_VARIANTS: dict[str, dict[str, Any]] = {"": {}, "-not-adapted": {"adapt": False}, "-exponent-1": {"exponent": 1.0}}
 
@@ -63,7 +63,7 @@ SMOKE_TRAININGS = {
 SMOKE_CLASSICAL = ("bm3d", "wavelet-bayes")
 
 # Rough seconds of a job per megapixel on one core, for the time left only.
-COST_PER_MEGAPIXEL = {"bm3d": 56, "nlm": 1, "wavelet-bayes": 1, "wavelet-visu": 1}
+COST_PER_MEGAPIXEL = {"bm3d": 30, "nlm": 1, "wavelet-bayes": 1, "wavelet-visu": 1}
 NETWORK_COST = {"dninn": 4, "dncnn": 20, "bfcnn": 25, "winnet": 10}  # in the precision below, on a common laptop
 LONG = 900  # seconds from which a job is divided by noise level, so that two cores share it
 MEGAPIXELS = {"bsd68": 10.5, "set12": 1.8}
