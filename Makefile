@@ -26,7 +26,7 @@ env: $(ENV) ## set up .venv from requirements.txt (other targets do it by themse
 .venv/.ready: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"needs Python 3.11, found {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11, or conda env create -f environment.yml")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
 	@echo "$(CURDIR)/lib" > "$$(.venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/invdenoise.pth"
 	@touch $@
 
