@@ -164,7 +164,12 @@ def winnet(rounds: int = 3) -> list[dict]:
                 row = _row(quantity, "WINNet", name, median / picture.numel() * 1e6, "s/megapixel")
             rows.append(row)
         gain = ratio(seconds, plain, ours)
-        rows[-1] |= {"reference": f"WINNet, {ours}", "ratio": gain, "target": f"at least {target}", "met": gain >= target}
+        rows[-1] |= {
+            "reference": f"WINNet, {ours}",
+            "ratio": gain,
+            "target": f"at least {target}",
+            "met": gain >= target,
+        }
     return rows
 
 
