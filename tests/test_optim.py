@@ -155,6 +155,26 @@ def test_kernels_go_to_muon_and_vectors_to_adam():
     assert len(build_optimizer(kernels_only, "muon", 0.01, 0.25).optimizers) == 1
 
 
+def test_a_closure_gives_the_loss_and_its_gradients():
+    model, twin = network(), network()
+    twin.load_state_dict(model.state_dict())
+    one, two = build_optimizer(model, "muon", 0.01, 0.5), build_optimizer(twin, "muon", 0.01, 0.5)
+    inputs = torch.ones(1, 1, 8, 8)
+
+    def closure():
+        one.zero_grad()
+        loss = model(inputs).square().mean()
+        loss.backward()
+        return loss
+
+    told = one.step(closure)
+    loss = twin(inputs).square().mean()
+    loss.backward()
+    two.step()
+    assert told.item() == loss.item() > 0
+    assert all(torch.equal(value, twin.state_dict()[key]) for key, value in model.state_dict().items())
+
+
 def test_frozen_parameters_are_left_out():
     model = network()
     model[0].weight.requires_grad_(False)

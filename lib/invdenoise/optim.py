@@ -89,9 +89,15 @@ class Pair(torch.optim.Optimizer):
         super().__init__([p for o in self.optimizers for g in o.param_groups for p in g["params"]], {})
         self.param_groups = [group for o in self.optimizers for group in o.param_groups]
 
+    @torch.no_grad()
     def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for optimizer in self.optimizers:
             optimizer.step()
+        return loss
 
     def state_dict(self) -> dict:
         return {"optimizers": [o.state_dict() for o in self.optimizers]}
