@@ -118,7 +118,7 @@ def test_lista_takes_the_lifting_of_a_soft_threshold_and_keeps_its_own_threshold
     with torch.no_grad():
         soft.shrinkers[0].weight.fill_(9.0)  # nothing gets through: a start from here would have no gradient
     lista = DnINN("lista", **SMALL, sigma=25)
-    lista.start_from(soft)
+    assert all(name.startswith("linns.") for name in lista.start_from(soft))
     noisy = image(12, 10)
     torch.testing.assert_close(lista.decompose(noisy), soft.decompose(noisy), rtol=0, atol=0)
     torch.testing.assert_close(lista.shrinkers[0].shrink[0].threshold, torch.full((3,), 25 / 255))
@@ -130,7 +130,7 @@ def test_a_second_scale_starts_fresh(randomised):
     one = randomised(DnINN(num_scales=1, **SMALL, sigma=25))
     two = DnINN(num_scales=2, **SMALL, sigma=50)
     fresh = {name: value.clone() for name, value in two.state_dict().items()}
-    two.start_from(one)
+    assert two.start_from(one) == one.state_dict().keys()
     own, others = two.state_dict(), one.state_dict()
     for name in others:
         torch.testing.assert_close(own[name], others[name] * (2 if name.startswith("shrinkers") else 1))

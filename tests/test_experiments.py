@@ -98,6 +98,7 @@ MISTAKES = {
     "zero": (("defaults", "batch_size"), 0, "batch_size is 0; expected more than 0"),
     "negative": (("recipes", "dninn", "laptop", "lr"), -1.0, "recipes.dninn.laptop: lr is -1.0"),
     "average": (("defaults", "ema"), 1.0, "ema is 1.0; expected 0 <= ema < 1"),
+    "rate of a start": (("defaults", "start_ratio"), -0.1, "start_ratio is -0.1; expected 0 or more"),
     "both lengths": (("recipes", "dninn", "paper", "steps"), 9, "recipes.dninn.paper: give either steps or epochs"),
     "no length": (("recipes", "dninn", "laptop"), {}, "recipes.dninn.laptop: give either steps or epochs"),
     "epochs": (("recipes", "dninn", "paper", "sampling"), "random", "epochs count passes over the grid"),

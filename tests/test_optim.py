@@ -155,6 +155,21 @@ def test_kernels_go_to_muon_and_vectors_to_adam():
     assert len(build_optimizer(kernels_only, "muon", 0.01, 0.25).optimizers) == 1
 
 
+@pytest.mark.parametrize(("kind", "rates"), [("adam", [0.01, 0.001]), ("muon", [0.01, 0.001, 0.005, 0.0005])])
+def test_weights_taken_over_learn_at_a_rate_of_their_own(kind, rates):
+    model = network()
+    taken = {"0.weight", "0.bias"}
+    optimizer = build_optimizer(model, kind, 0.01, 0.5, taken, 0.1)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(rates)
+    slow = {id(p) for group in optimizer.param_groups[1::2] for p in group["params"]}
+    assert slow == {id(p) for name, p in model.named_parameters() if name in taken}
+    before = copy.deepcopy(model.state_dict())
+    step(model, optimizer, 0)
+    moved = {name: (value - before[name]).abs().max().item() for name, value in model.state_dict().items()}
+    assert 0 < moved["0.bias"] < 0.2 * moved["2.bias"] and 0 < moved["0.weight"] < moved["2.weight"]
+    assert len(build_optimizer(model, kind, 0.01, 0.5, taken, 1.0).param_groups) == len(rates) // 2
+
+
 def test_a_closure_gives_the_loss_and_its_gradients():
     model, twin = network(), network()
     twin.load_state_dict(model.state_dict())

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -503,6 +504,22 @@ def test_a_warm_start_takes_the_other_weights_and_the_card_says_so(declare, watc
         ratio = 2 if "shrinkers" in key else 1  # thresholds in proportion to the noise, 50 and 25
         torch.testing.assert_close(begun[key], ratio * kept[key])
     assert json.loads((quietly("b", "smoke").folder / "weights.json").read_text())["started_from"] is None
+
+
+def test_weights_taken_over_move_in_proportion_to_their_own_rate(declare):
+    def moved(**settings):
+        declare(**settings, ema=0.0)
+        first = load_file(quietly("a", "laptop").weights)
+        ours = load_file(quietly("b", "laptop").weights)
+        kernels = [key for key in first if "linns" in key and first[key].ndim == 4]
+        return sum((ours[key] - first[key]).square().sum().item() for key in kernels) ** 0.5
+
+    usual = moved()
+    shutil.rmtree(paths.runs_dir())
+    slow = moved(start_ratio=0.01)
+    assert 0 < slow < 0.05 * usual
+    shutil.rmtree(paths.runs_dir())
+    assert moved(start_ratio=0.0) == 0
 
 
 # -- command line -----------------------------------------------------------------------------------------------------

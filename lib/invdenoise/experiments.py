@@ -45,6 +45,7 @@ class Recipe:
     milestones: tuple[int, ...] = ()
     gamma: float = 1.0
     start: str | None = None
+    start_ratio: float = 1.0
 
     def __post_init__(self):
         for item in dataclasses.fields(self):  # YAML reads 1e-3 as text: it wants 1.0e-3
@@ -62,6 +63,8 @@ class Recipe:
         for key in ("batch_size", "patch_size", "lr", "validate_every", "checkpoint_every", "steps", "epochs"):
             if (value := getattr(self, key)) is not None and not value > 0:
                 raise ValueError(f"{key} is {value}; expected more than 0")
+        if not self.start_ratio >= 0:
+            raise ValueError(f"start_ratio is {self.start_ratio}; expected 0 or more")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; expected 0 <= ema < 1")
 

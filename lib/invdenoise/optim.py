@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -37,14 +37,18 @@ class Muon(torch.optim.Optimizer):
     learning rates carry over (Liu et al., 2025). PyTorch's own `torch.optim.Muon` takes matrices only.
 
     Args:
-        parameters: kernels.
+        parameters: kernels, or groups of them with settings of their own.
         lr: learning rate.
         momentum: of the Nesterov average of gradients.
         num_steps: Newton-Schulz iterations.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float = 2e-3, momentum: float = 0.95, num_steps: int = 5
+        self,
+        parameters: Iterable[nn.Parameter] | Iterable[dict],
+        lr: float = 2e-3,
+        momentum: float = 0.95,
+        num_steps: int = 5,
     ):
         super().__init__(parameters, dict(lr=lr, momentum=momentum, num_steps=num_steps))
         for group in self.param_groups:
@@ -108,14 +112,37 @@ class Pair(torch.optim.Optimizer):
         self.param_groups = [group for o in self.optimizers for group in o.param_groups]
 
 
-def build_optimizer(model: nn.Module, kind: str, lr: float, adam_ratio: float) -> torch.optim.Optimizer:
-    """The optimizer of a recipe over `model`: "adam" (beta 0.9, 0.999), or "muon" on kernels with Adam at
-    `lr * adam_ratio` on thresholds and other vectors."""
-    params = [p for p in model.parameters() if p.requires_grad]
+def build_optimizer(
+    model: nn.Module,
+    kind: str,
+    lr: float,
+    adam_ratio: float,
+    taken_over: Collection[str] = (),
+    start_ratio: float = 1.0,
+) -> torch.optim.Optimizer:
+    """The optimizer of a recipe over `model`.
+
+    Args:
+        model: its trainable parameters are optimized.
+        kind: "adam" (beta 0.9, 0.999), or "muon" on kernels with Adam on thresholds and other vectors.
+        lr: learning rate.
+        adam_ratio: that of the vectors beside Muon, as a fraction of `lr`.
+        taken_over: names of parameters that come from a trained network.
+        start_ratio: their learning rate, as a fraction of that of fresh ones.
+    """
+    fresh, taken = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (taken if name in taken_over and start_ratio != 1 else fresh).append(parameter)
+
+    def groups(wanted: Callable[[nn.Parameter], bool], lr: float) -> list[dict]:
+        rates = ((fresh, lr), (taken, lr * start_ratio))
+        found = [{"params": [p for p in params if wanted(p)], "lr": rate} for params, rate in rates]
+        return [group for group in found if group["params"]]
+
     if kind == "adam":
-        return torch.optim.Adam(params, lr=lr)
-    kernels, vectors = [p for p in params if p.ndim >= 2], [p for p in params if p.ndim < 2]
-    optimizers = [Muon(kernels, lr=lr)]
-    if vectors:
+        return torch.optim.Adam(groups(lambda p: True, lr), lr=lr)
+    optimizers: list[torch.optim.Optimizer] = [Muon(groups(lambda p: p.ndim >= 2, lr), lr=lr)]
+    if vectors := groups(lambda p: p.ndim < 2, lr * adam_ratio):
         optimizers.append(torch.optim.Adam(vectors, lr=lr * adam_ratio))
     return Pair(optimizers)

@@ -158,11 +158,14 @@ class _Trainer:
             raise ValueError(
                 f"validation is {recipe.validation}, but {spec.model} does not denoise and has no PSNR; set validation: 0"
             )
+        self.taken_over: frozenset[str] = frozenset()  # parameters that a start has given values to
         self.started_from = self._warm_start(network)
         network.to(accelerator.device, memory_format=torch.channels_last)
         if isinstance(network, DenoisingNetwork):  # validated in the precision of training
             network.precision = network.resolve_precision(recipe.precision, accelerator.device)
-        self.optimizer = build_optimizer(network, recipe.optimizer, recipe.lr, recipe.adam_ratio)
+        self.optimizer = build_optimizer(
+            network, recipe.optimizer, recipe.lr, recipe.adam_ratio, self.taken_over, recipe.start_ratio
+        )
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
         self.loss = accelerator.prepare(_Loss(network, recipe, accelerator.device))
@@ -265,7 +268,7 @@ class _Trainer:
             return None
         local = weights_path(self.recipe.start, self.budget)
         trained = load_network(self.recipe.start, self.budget if local.exists() else None)
-        network.start_from(trained)
+        self.taken_over = network.start_from(trained)
         return f"{self.recipe.start} ({trained.card['sha256'][:12]})"
 
     # -- checkpoints -------------------------------------------------------------------------------------------------

@@ -92,12 +92,16 @@ class DenoisingNetwork(nn.Module, Denoiser):
         """The parts worth compiling on their own: small, and many of one kind, so that one compilation serves them all."""
         return [self]
 
-    def start_from(self, other: DenoisingNetwork) -> None:
-        """Take over the weights of a trained network as a start. ValueError when the networks differ in shape."""
+    def start_from(self, other: DenoisingNetwork) -> frozenset[str]:
+        """Take over the weights of a trained network as a start, and return the names of the parameters that have them.
+
+        ValueError when the networks differ in shape.
+        """
         try:
             self._take_over(other)
         except (AttributeError, RuntimeError) as error:
             raise ValueError(f"{other.name} does not fit as a start: {error}") from None
+        return frozenset(name for name, _ in self.named_parameters()) & other.state_dict().keys()
 
     def _take_over(self, other: DenoisingNetwork) -> None:
         self.load_state_dict(other.state_dict())
