@@ -139,6 +139,24 @@ def test_a_second_scale_starts_fresh(randomised):
     assert all(name.split(".")[1] == "1" and torch.equal(own[name], fresh[name]) for name in left)
 
 
+@pytest.mark.parametrize("shrinkage", ["soft", "lista"])
+def test_fixed_thresholds_are_neither_learned_nor_taken_over(shrinkage, randomised):
+    fixed = DnINN(shrinkage, **SMALL, sigma=50, learn_thresholds=False, initial_threshold=1.5)
+    learned = DnINN(shrinkage, **SMALL, sigma=50, initial_threshold=1.5)
+    held = {name for name, value in fixed.shrinkers.state_dict().items() if value.ndim == 1}
+    assert fixed.num_parameters() == learned.num_parameters() - sum(
+        fixed.shrinkers.state_dict()[n].numel() for n in held
+    )
+    fixed.start_from(randomised(DnINN(shrinkage, **SMALL, sigma=25)))
+    for name, value in fixed.shrinkers.state_dict().items():
+        assert torch.equal(value, learned.shrinkers.state_dict()[name]) == (name in held)
+    noisy = image(12, 10)
+    fixed.training_loss(torch.zeros_like(noisy), noisy, 50)[0].backward()
+    found = {name: p.grad for name, p in fixed.named_parameters() if "shrinkers" in name}
+    assert all((grad is None) == (name.removeprefix("shrinkers.") in held) for name, grad in found.items())
+    assert next(iter(fixed.linns[0])).predict[-1].weight.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize(
     "other",
     [DnCNN(3, 4), DnINN(num_pairs=2, num_layers=2, num_features=5), DnINN("lista", **SMALL)],

@@ -145,9 +145,11 @@ def test_the_blind_network_waits_for_its_estimator(release):
 
 def test_sweeps_cover_figure_5_with_and_without_adapted_thresholds():
     jobs = {job.output: job.parameters for job in make_plan("laptop").evaluations if "-sweep" in job.output}
-    own = {suffix: jobs.pop(f"dninn-st-s50/bsd68-sweep{suffix}.csv") for suffix in ("", "-not-adapted", "-exponent-1")}
+    suffixes = "", "-not-adapted", "-exponent-1"
+    own = {suffix: jobs.pop(f"dninn-st-s50/bsd68-sweep{suffix}.csv") for suffix in suffixes}
+    fixed = {suffix: jobs.pop(f"dninn-st-s50-fixed/bsd68-sweep{suffix}.csv") for suffix in suffixes}
     assert list(jobs) == ["dncnn-s50/bsd68-sweep.csv", "dncnn-authors-s50/bsd68-sweep.csv"]  # have no thresholds
-    for parameters in (*own.values(), *jobs.values()):
+    for parameters in (*own.values(), *fixed.values(), *jobs.values()):
         assert parameters["sigmas"] == ",".join(str(sigma) for sigma in range(5, 100, 5))
     assert "adapt" not in own[""] and own["-not-adapted"]["adapt"] is False and own["-exponent-1"]["exponent"] == 1
 

@@ -19,7 +19,7 @@ TABLE_DATASETS = ("bsd68", "set12")
 TABLE_SIGMAS = (15, 25, 50)
 SWEEP_SIGMAS = noise_levels(5, 95, 5)  # LINN, Figure 5
 SWEEP_LIMIT = 8  # pictures of BSD68: at 19 noise levels the whole set would take longer than all the rest
-SWEEP_NETWORKS = ("dninn-st-s50", "dncnn-s50", "dncnn-authors-s50")
+SWEEP_NETWORKS = ("dninn-st-s50", "dninn-st-s50-fixed", "dncnn-s50", "dncnn-authors-s50")
 SWEEP_VARIANTS: dict[str, dict[str, Any]] = {"": {}, "-not-adapted": {"adapt": False}, "-exponent-1": {"exponent": 1.0}}
 
 BLIND_SIGMAS = noise_levels(5, 145, 20)  # WINNet, slide "Blind denoising"

@@ -32,6 +32,7 @@ class DnINN(DenoisingNetwork):
             shrinkage are two reversible chains with ordinary storage between them.
         initial_threshold: of the first scale at the start, in units of sigma.
         identity_start: lifting starts as the identity, so that training starts from plain wavelet shrinkage.
+        learn_thresholds: False fixes the thresholds of the shrinkage at `initial_threshold`, which the lifting then has to suit.
     """
 
     display_name = "DnINN"
@@ -49,6 +50,7 @@ class DnINN(DenoisingNetwork):
         constant_memory: bool = False,
         initial_threshold: float = 1.0,
         identity_start: bool = True,
+        learn_thresholds: bool = True,
     ):
         super().__init__(sigma=sigma)
         if shrinkage not in SHRINKAGES:
@@ -75,7 +77,11 @@ class DnINN(DenoisingNetwork):
         )
         # Orthonormal Haar keeps white noise at sigma in each subband: a good first threshold. The second scale meets
         # what the first has left over, and starts out doing little.
-        self.shrinkers = nn.ModuleList(shrink(initial_threshold * sigma / 255 / 4**j) for j in range(num_scales))
+        self.shrinkers = nn.ModuleList(shrink(initial_threshold * sigma / 255 / 16**j) for j in range(num_scales))
+        self.learn_thresholds = learn_thresholds
+        for module in self.shrinkers.modules():
+            if isinstance(module, SoftThreshold):
+                module.weight.requires_grad_(learn_thresholds)
 
     def forward(self, noisy: Tensor, threshold_scale: float = 1.0) -> Tensor:
         """The denoised image `(B, 1, H, W)`, not clamped, with every threshold of the shrinkage times `threshold_scale`."""
@@ -108,7 +114,8 @@ class DnINN(DenoisingNetwork):
 
         The lifting networks are taken over, and so are thresholds between networks of one kind, in proportion to the noise
         level. LISTA keeps its own first thresholds when it follows a soft-threshold: those of a trained network may be so
-        high that hardly a coefficient is left, and LISTA would get no gradient. Scales that `other` lacks stay as they are.
+        high that hardly a coefficient is left, and LISTA would get no gradient. Scales that `other` lacks stay as they are, and
+        so do thresholds that are not learned.
         """
         for own, trained in zip(self.linns, other.linns, strict=False):
             own.load_state_dict(trained.state_dict())
@@ -116,9 +123,10 @@ class DnINN(DenoisingNetwork):
         for own, trained in zip(self.shrinkers, other.shrinkers, strict=False):
             if isinstance(own, LISTA) and isinstance(trained, SoftThreshold):
                 continue
-            own.load_state_dict(trained.state_dict())
+            fixed = {} if self.learn_thresholds else {k: v.clone() for k, v in own.state_dict().items() if v.ndim == 1}
+            own.load_state_dict({**trained.state_dict(), **fixed})
             for module in own.modules():
-                if isinstance(module, SoftThreshold):
+                if isinstance(module, SoftThreshold) and self.learn_thresholds:
                     module.weight.mul_(ratio)
 
     def estimate(self, noisy: Tensor, sigma: float | None, adapt: bool = True, exponent: float = 2.0) -> Tensor:
