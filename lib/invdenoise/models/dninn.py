@@ -113,15 +113,17 @@ class DnINN(DenoisingNetwork):
         """The start from a trained sibling: another noise level, a soft-threshold for LISTA, or fewer scales.
 
         The lifting networks are taken over, and so are thresholds between networks of one kind, in proportion to the noise
-        level. LISTA keeps its own first thresholds when it follows a soft-threshold: those of a trained network may be so
-        high that hardly a coefficient is left, and LISTA would get no gradient. Scales that `other` lacks stay as they are, and
-        so do thresholds that are not learned.
+        level. LISTA begins as the soft-threshold that it follows, lowered to 0.7: those of a trained network may be so high that
+        hardly a coefficient is left, and LISTA would get no gradient. Scales that `other` lacks stay as they are, and so do
+        thresholds that are not learned.
         """
         for own, trained in zip(self.linns, other.linns, strict=False):
             own.load_state_dict(trained.state_dict())
         ratio = self.sigma / other.sigma
         for own, trained in zip(self.shrinkers, other.shrinkers, strict=False):
             if isinstance(own, LISTA) and isinstance(trained, SoftThreshold):
+                if self.learn_thresholds:
+                    own.shrink[0].weight.copy_(0.7 * ratio * trained.threshold)
                 continue
             fixed = {} if self.learn_thresholds else {k: v.clone() for k, v in own.state_dict().items() if v.ndim == 1}
             own.load_state_dict({**trained.state_dict(), **fixed})
