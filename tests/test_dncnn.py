@@ -278,3 +278,16 @@ def test_authors_weights_reach_the_published_psnr():
 
 def read_set12(image):
     return torch.from_numpy(io.imread(MIRROR / "set12" / f"{image}.png")).float()[None, None] / 255
+
+
+@pytest.mark.parametrize("network", [DnCNN(8, 16), DnCNN(8, 16, batch_norm=False), BFCNN(8, 16)])
+def test_training_starts_from_the_noisy_image(network):
+    torch.manual_seed(0)
+    noisy = torch.rand(2, 1, 16, 16)
+    found = network.train()(noisy)
+    assert 0 < (found - noisy).abs().mean() < 0.05
+    (found - torch.zeros_like(noisy)).square().mean().backward()
+    assert all(
+        p.grad is not None and p.grad.abs().max() > 0
+        for p in (network.convolutions[0].weight, network.convolutions[-1].weight)
+    )

@@ -49,6 +49,8 @@ class DnCNN(DenoisingNetwork):
                 layers.append(self.normalisation(num_out))
             if i < depth - 1:
                 layers.append(nn.ReLU(inplace=True))
+        with torch.no_grad():
+            conv.weight.mul_(0.01)  # the last: training starts from hardly changing the noisy image
         self.layers = nn.Sequential(*layers)
 
     @property
