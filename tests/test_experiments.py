@@ -93,6 +93,7 @@ MISTAKES = {
     "start": (("experiments", "dncnn-s25", "start"), "nobody", "dncnn-s25: start: no experiment 'nobody'"),
     "sampling": (("defaults", "sampling"), "girded", "sampling is 'girded'; expected one of grid, random"),
     "optimizer": (("defaults", "optimizer"), "sgd", "optimizer is 'sgd'; expected one of adam, muon"),
+    "levels": (("defaults", "levels"), "image", "levels is 'image'; expected one of batch, patch"),
     "schedule": (("defaults", "schedule"), "flat", "schedule is 'flat'"),
     "precision": (("defaults", "precision"), "half", "precision is 'half'"),
     "zero": (("defaults", "batch_size"), 0, "batch_size is 0; expected more than 0"),

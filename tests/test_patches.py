@@ -60,6 +60,15 @@ def test_a_range_of_levels_gives_each_batch_one_of_its_own():
     assert torch.equal(blind.batch(5)[0], sampler(sigma=25, batch_size=50).batch(5)[0])  # the same patches at any level
 
 
+def test_each_patch_may_have_a_level_of_its_own():
+    given = dict(sigma=(10.0, 50.0), batch_size=200)
+    clean, noisy, sigma = sampler(**given, levels="patch").batch(4)
+    assert sigma.shape == (200, 1, 1, 1) and sigma.min() >= 10 and sigma.max() <= 50 and sigma.std() > 10
+    measured = 255 * (noisy - clean).std((1, 2, 3))
+    assert ((measured / sigma.flatten() - 1).abs() < 0.2).all()  # 400 pixels: a standard error of 0.035
+    assert torch.equal(clean, sampler(**given).batch(4)[0])  # the same patches either way
+
+
 def test_shapes_and_ranges():
     clean, noisy, _ = sampler().batch(0)
     assert clean.shape == noisy.shape == (5, 1, 20, 20) and clean.dtype == noisy.dtype == torch.float32

@@ -46,6 +46,7 @@ class Recipe:
     gamma: float = 1.0
     start: str | None = None
     start_ratio: float = 1.0
+    levels: str = "batch"
 
     def __post_init__(self):
         for item in dataclasses.fields(self):  # YAML reads 1e-3 as text: it wants 1.0e-3
@@ -53,6 +54,7 @@ class Recipe:
             if type(value).__name__ not in [kind.split("[")[0] for kind in kinds] + ["int"] * ("float" in kinds):
                 raise ValueError(f"{item.name} is {value!r}; expected {item.type}")
         _one_of("sampling", self.sampling, ("grid", "random"))
+        _one_of("levels", self.levels, ("batch", "patch"))
         _one_of("optimizer", self.optimizer, ("adam", "muon"))
         _one_of("schedule", self.schedule, ("onecycle", "steps"))
         _one_of("precision", self.precision, PRECISIONS)

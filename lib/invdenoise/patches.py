@@ -24,11 +24,13 @@ class PatchSampler:
     Args:
         pictures: uint8 gray pictures `(H, W)`, all of one size of at least `patch_size`.
         patch_size, batch_size: patches are `(batch_size, 1, patch_size, patch_size)`.
-        sigma: noise level in grey levels, or the lowest and highest: each batch has one level, uniform in between.
+        sigma: noise level in grey levels, or the lowest and highest: levels are uniform in between.
         seed: with the step it determines a batch, whatever was drawn before.
         sampling: "grid" shuffles the stride-10 grid of positions every epoch, "random" takes any position.
         augment: turn and flip each patch in one of eight ways.
         device: pictures live there, and noise is drawn there.
+        levels: "batch" has one noise level for all patches of a batch, "patch" one for each. Batch normalisation needs the second:
+            by its own statistics a batch of one level looks like that of any other.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class PatchSampler:
         sampling: str = "random",
         augment: bool = True,
         device: torch.device | str = "cpu",
+        levels: str = "batch",
     ):
         shapes = {picture.shape for picture in pictures}
         if len(shapes) != 1 or len(next(iter(shapes))) != 2:
@@ -50,7 +53,7 @@ class PatchSampler:
         self.pictures = torch.from_numpy(np.stack(pictures)).to(device)
         self.patch_size, self.batch_size, self.seed = patch_size, batch_size, seed
         self.sigmas = sigma if isinstance(sigma, tuple) else (sigma, sigma)
-        self.sampling, self.augment, self.device = sampling, augment, torch.device(device)
+        self.sampling, self.augment, self.levels, self.device = sampling, augment, levels, torch.device(device)
         last = [side - patch_size for side in self.pictures.shape[1:]]
         self.rows, self.columns = (torch.arange(0, end + 1, GRID_STRIDE if sampling == "grid" else 1) for end in last)
         self._shuffled: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -62,7 +65,8 @@ class PatchSampler:
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Clean and noisy patches of a step, and their noise level.
 
-        Patches are float32 `(B, 1, P, P)`, clean in [0, 1], noisy not clipped; the level is a float32 scalar in grey levels.
+        Patches are float32 `(B, 1, P, P)`, clean in [0, 1], noisy not clipped; the level is a float32 scalar in grey levels, or
+        `(B, 1, 1, 1)`, one a patch.
         """
         generator = torch.Generator().manual_seed(stable_seed(self.seed, "patches", step))
         index = self._positions(step, generator)
@@ -74,7 +78,8 @@ class PatchSampler:
         noise = torch.randn(clean.shape, generator=noise_seed, device=self.device)
         lowest, highest = self.sigmas
         level = torch.Generator().manual_seed(stable_seed(self.seed, "level", step))
-        sigma = (lowest + (highest - lowest) * torch.rand((), generator=level)).to(self.device)
+        shape = (self.batch_size, 1, 1, 1) if self.levels == "patch" else ()
+        sigma = (lowest + (highest - lowest) * torch.rand(shape, generator=level)).to(self.device)
         return clean, clean + noise * (sigma / 255), sigma
 
     def _positions(self, step: int, generator: torch.Generator) -> Tensor:

@@ -148,6 +148,7 @@ class _Trainer:
             recipe.sampling,
             recipe.augment,
             accelerator.device,
+            recipe.levels,
         )
         self.epoch_steps = len(self.sampler) / recipe.batch_size
         self.num_steps = recipe.steps or round(recipe.epochs * self.epoch_steps)
@@ -201,6 +202,7 @@ class _Trainer:
         while self.step < self.num_steps and self._time_left(deadline):
             lr = self._set_lr()
             clean, noisy, sigma = self.sampler.batch(self.step)
+            sigma = sigma[rank::world] if sigma.ndim else sigma
             loss, mse = self.loss(clean[rank::world], noisy[rank::world], sigma)
             self.accelerator.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(params, recipe.clip or math.inf).item()
