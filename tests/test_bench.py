@@ -105,7 +105,7 @@ def test_measurements_are_written_with_the_machine_and_the_commit(measured):
     assert table.loc[0, ["quantity", "subject", "setting", "value", "unit", "reference", "ratio"]].to_list() == [
         "speed", "ours", "fast", 1.25, "s", "theirs", 0.5
     ]  # fmt: skip
-    assert "CPU threads" in table.loc[0, "hardware"]
+    assert "CPU thread" in table.loc[0, "hardware"]
 
 
 def test_measurements_without_targets_miss_none(measured):

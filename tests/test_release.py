@@ -14,7 +14,7 @@ from test_report import write_blind, write_curve, write_run
 from invdenoise import paths, release, report
 from invdenoise.experiments import ablations
 
-TEXT = "# Title\n\n<!-- table1 -->\nold numbers\n<!-- end -->\n\n<!-- blind -->\n<!-- end -->\n\nBetween | them\n\n<!-- bench -->\n<!-- end -->\nend"
+TEXT = "# Title\n\n<!-- table1 -->\nold numbers\n<!-- end -->\n<!-- variants -->\n<!-- end -->\n\n<!-- blind -->\n<!-- end -->\n\nBetween | them\n\n<!-- bench -->\n<!-- end -->\nend"
 
 
 def write_local(folder: Path, **kind) -> None:
@@ -69,6 +69,7 @@ def test_the_readme_is_made_from_what_was_released(site):
     assert report.markdown_table(report.read_results(site / "released")) in made
     assert "| training step | DnINN, eager | 81.2 patches/s | 1.70 × DnCNN | at least 1.8: missed |" in made
     assert "| training step | DnCNN, eager | 81.2 patches/s |  |  |" in made
+    assert report.variants_markdown(report.read_results(site / "released")) in made
     assert "old numbers" not in made
 
 

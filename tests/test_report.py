@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import statistics
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -463,6 +464,54 @@ def test_markdown_table_holds_the_computed_numbers(local):
         "29.08 / **29.04** reproduced",
         "26.14 / **26.20** exceeded",
     ]
+
+
+def variants(folder: Path, distances: dict[str, float], dataset: str = "bsd68", num_images: int = 68) -> report.Results:
+    """Results in which each of DnINN's networks has its distance from the printed numbers, at all noise levels."""
+    usual = dict.fromkeys(COLUMNS, "") | {"dataset": dataset, "requested": "bsd68", "budget": "laptop", "seed": 0}
+    for family, distance in distances.items():
+        for sigma in (15, 25, 50):
+            own = {"method": f"{family}-s{sigma}", "sigma_test": sigma}
+            own["psnr"] = published_value("linn", "Table I", family, sigma=sigma) + distance
+            rows = [usual | own | {"image": f"{index:03d}"} for index in range(num_images)]
+            write_scores(pd.DataFrame(rows, columns=COLUMNS), folder / "scores" / f"{family}-s{sigma}" / "bsd68.csv")
+    return report.read_results(folder)
+
+
+VARIANTS = {"dninn-st": 0.0, "dninn-lista": 0.02, "dninn-st-2scale": -0.04, "dninn-lista-2scale": -0.05}
+
+
+def test_variant_gains_are_means_of_differences(tmp_path):
+    gains = report.variant_gains(results := variants(tmp_path, VARIANTS))
+    printed = {
+        family: statistics.fmean(published_value("linn", "Table I", family, sigma=sigma) for sigma in (15, 25, 50))
+        for family in VARIANTS
+    }
+    lista = (
+        printed["dninn-lista"] - printed["dninn-st"] + printed["dninn-lista-2scale"] - printed["dninn-st-2scale"]
+    ) / 2
+    assert gains.loc["LISTA", "published"] == pytest.approx(lista) == pytest.approx(0.02 / 6 + 0.02 / 6)
+    assert gains.loc["LISTA", "ours"] == pytest.approx(lista + (0.02 - 0.01) / 2)
+    assert gains.loc["a second scale", "ours"] - gains.loc["a second scale", "published"] == pytest.approx(
+        (-0.04 - 0.07) / 2
+    )
+    assert report.variants_markdown(results).endswith(
+        "LISTA +0.007 / **+0.012**, a second scale +0.050 / **−0.005**.\n"
+    )
+
+
+def test_variant_gains_need_every_network_on_the_papers_pictures(tmp_path):
+    some = {family: VARIANTS[family] for family in ("dninn-st", "dninn-lista", "dninn-st-2scale")}
+    for results in (variants(tmp_path / "some", some), variants(tmp_path / "other", VARIANTS, "embedded", 6)):
+        gains = report.variant_gains(results)
+        assert gains["ours"].isna().all() and (gains["published"] > 0).all()
+        assert report.variants_markdown(results).count("not run") == 2
+
+
+def test_measured_numbers_have_three_digits_and_no_exponent():
+    assert [report.in_digits(value) for value in (0.00584, 7.871, 526.4, 1038.6, 2083)] == [
+        "0.00584", "7.87", "526", "1,039", "2,083"
+    ]  # fmt: skip
 
 
 def test_blind_markdown_names_dataset_and_method(with_blind):

@@ -31,7 +31,8 @@ def hardware(device: torch.device | str = "cpu") -> str:
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU threads, {_processor()}"
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' * (threads > 1)}, {_processor()}"
 
 
 def resolve_precision(precision: str, device: torch.device | str = "cpu") -> str:

@@ -17,7 +17,14 @@ import pandas as pd
 
 from invdenoise import paths
 from invdenoise.files import atomic
-from invdenoise.report import blind_markdown, finished_ablations, markdown_table, read_results
+from invdenoise.report import (
+    blind_markdown,
+    finished_ablations,
+    in_digits,
+    markdown_table,
+    read_results,
+    variants_markdown,
+)
 
 README = paths.ROOT / "README.md"
 KEPT = ("scores", "deblurring", "tables", "figures", "bench.csv", "report.html")
@@ -83,7 +90,12 @@ def _processor(bench: Path) -> str:
 def readme_text(text: str) -> str:
     """`text` with the parts between `<!-- name -->` and `<!-- end -->` made anew from the released results."""
     results = read_results(paths.RELEASED)
-    made = {"table1": markdown_table(results), "blind": blind_markdown(results), "bench": bench_table()}
+    made = {
+        "table1": markdown_table(results),
+        "variants": variants_markdown(results),
+        "blind": blind_markdown(results),
+        "bench": bench_table(),
+    }
     for name, table in made.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not pattern.search(text):
@@ -109,7 +121,7 @@ def _measured(file: Path) -> str:
         target = (
             "" if pd.isna(row["target"]) else f"{row['target']}: {'met' if row['met'] in (True, 'True') else 'missed'}"
         )
-        value = f"{row['value']:.3g} {row['unit']}"
+        value = f"{in_digits(row['value'])} {row['unit']}"
         lines.append(f"| {row['quantity']} | {row['subject']}, {row['setting']} | {value} | {ratio} | {target} |")
     return "\n".join(lines) + "\n"
 

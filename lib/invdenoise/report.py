@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,12 @@ TABLE1_NAMES = {
     "dninn-st": "DnINN-ST", "dninn-lista": "DnINN-LISTA",
     "dninn-st-2scale": "DnINN-ST, 2 scales", "dninn-lista-2scale": "DnINN-LISTA, 2 scales",
 }  # fmt: skip
+
+# What a variant of DnINN is compared with, to see what it alone adds.
+VARIANT_PAIRS = {
+    "LISTA": [("dninn-lista", "dninn-st"), ("dninn-lista-2scale", "dninn-st-2scale")],
+    "a second scale": [("dninn-st-2scale", "dninn-st"), ("dninn-lista-2scale", "dninn-lista")],
+}
 
 # Rows of WINNet's table of blind denoising for each dataset, in the slides' order.
 BLIND_PLACE = "slide: Experimental Results — Blind denoising"
@@ -85,6 +92,27 @@ def blind_table(results: Results) -> pd.DataFrame:
     table = table[(table["paper"] == "winnet") & (table["place"] == BLIND_PLACE)]
     parts = {name: _beside(table[table["dataset"] == dataset], BLIND_NAMES) for dataset, name in BLIND_DATASETS.items()}
     return pd.concat([part.assign(dataset=name) for name, part in parts.items()], ignore_index=True)
+
+
+def variant_gains(results: Results) -> pd.DataFrame:
+    """What LISTA and a second scale add to DnINN in Table I, in dB: mean of the differences in which only they differ.
+
+    Returns:
+        Rows "LISTA" and "a second scale"; columns `published` and `ours`, NaN where not all their networks were run on the paper's pictures.
+    """
+    table = table1(results).drop_duplicates("method").set_index("method")
+    rows = {}
+    for gain, pairs in VARIANT_PAIRS.items():
+
+        def mean(column: str, pairs: list[tuple[str, str]] = pairs) -> float:
+            columns = [f"{column}_{sigma}" for sigma in _sigmas(table)]
+            return statistics.fmean(
+                table.loc[more, name] - table.loc[less, name] for more, less in pairs for name in columns
+            )
+
+        published = mean("published")
+        rows[gain] = {"published": published, "ours": published + mean("difference")}  # no difference, no comparison
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _beside(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
@@ -210,6 +238,7 @@ def write_report(results: Results, released: Results | None, budget: str, figure
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["db"] = lambda value: "–" if pd.isna(value) else f"{value:.2f}"
+    environment.filters["digits"] = in_digits
     environment.filters["signed"] = lambda value: "" if pd.isna(value) else f"{value:+.2f}"
     pages = sorted((results.folder / "notebooks").rglob("*.html"))
     left = done_and_left(released if results.stand_in and released else results)
@@ -223,7 +252,7 @@ def write_report(results: Results, released: Results | None, budget: str, figure
     html = environment.from_string(TEMPLATE.read_text()).render(
         results=results, released=released, budget=budget, version=invdenoise.__version__, commit=commit(),
         table=table1(results), released_table=table1(released) if released is not None else None,
-        counts=verdict_counts(results), sigmas=("15", "25", "50"), datasets=list(BLIND_DATASETS.values()),
+        gains=variant_gains(results).to_dict("index"), counts=verdict_counts(results), sigmas=("15", "25", "50"), datasets=list(BLIND_DATASETS.values()),
         blind=blind, released_blind=released_blind, blind_sigmas=_sigmas(blind_table(results)),
         blind_counts=verdict_counts(results, "winnet", BLIND_PLACE),
         beyond=_beyond(results.summary), cards=cards(), coverage=left.to_dict("records"),
@@ -267,6 +296,11 @@ def _beyond(summary: pd.DataFrame) -> list[dict]:
     return list(rows.values())
 
 
+def in_digits(value: float) -> str:
+    """A measured number in three digits, or as a whole number from 1000 on."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def _embedded(image: Path) -> str:
     """The picture as a data address, so that the page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()
@@ -275,6 +309,17 @@ def _embedded(image: Path) -> str:
 def markdown_table(results: Results) -> str:
     """Table I as Markdown for the README: published / ours and the verdict, per noise level."""
     return _markdown("LINN, Table I (BSD68, PSNR in dB)", table1(results))
+
+
+def variants_markdown(results: Results) -> str:
+    """`variant_gains` as a sentence for the README."""
+    parts = []
+    for gain, row in variant_gains(results).iterrows():
+        ours = "not run" if pd.isna(row["ours"]) else f"**{row['ours']:+.3f}**"
+        parts.append(f"{gain} {row['published']:+.3f} / {ours}")
+    return f"What a variant of DnINN adds, mean of the differences in dB, published / **ours**: {', '.join(parts)}.\n".replace(
+        "-0.", "−0."
+    )
 
 
 def blind_markdown(results: Results) -> str:
