@@ -40,7 +40,7 @@ train: $(ENV) ## train or resume one run: make train EXPERIMENT=dninn-st-s25 BUD
 	@test -n "$(EXPERIMENT)" || { echo "error: name an experiment of experiments.yaml: make train EXPERIMENT=dninn-st-s25 BUDGET=laptop"; exit 2; }
 	python -m invdenoise.training $(EXPERIMENT) --budget $(if $(filter released,$(BUDGET)),laptop,$(BUDGET))
 
-ablations: $(ENV) ## train the short runs behind the choice of recipe (two hours)
+ablations: $(ENV) ## train short runs, one setting of the recipe changed in each (two hours)
 	python -m invdenoise.training $$(python -c 'from invdenoise.experiments import ablations; print(*ablations())')
 
 lab: $(ENV) ## open the notebooks in JupyterLab
