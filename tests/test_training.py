@@ -198,6 +198,37 @@ def test_a_killed_run_ends_as_one_that_was_not(declare, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_interrupted_run_keeps_every_step_and_ends_as_one_that_was_not(declare, tmp_path):
+    path = declare(checkpoint_every=1000)
+    whole = quietly(folder=tmp_path / "whole")
+    folder = paths.runs_dir() / "a" / "smoke"
+    process = child(path, "slowly", "a", "--budget", "smoke")
+    for line in process.stdout:
+        if "  step " in line:
+            break
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    step = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
+    assert (
+        0 < step < 24 and said.splitlines()[-1] == f"stopped at step {step} of 24; the same command goes on from there"
+    )
+    resumed = quietly()
+    same_weights(resumed, whole)
+    same_curve(resumed.curve, whole.curve)
+
+
+def test_a_run_killed_before_its_last_curve_writes_it_when_started_again(declare):
+    declare()
+    run = quietly()
+    curve = run.folder / "curve.csv"
+    written = curve.read_text()
+    curve.unlink()
+    before = run.weights.read_bytes()
+    assert quietly().finished and curve.read_text() == written and run.weights.read_bytes() == before
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_one(declare, tmp_path):
     path = declare()
     one = quietly(folder=tmp_path / "one")
@@ -228,9 +259,9 @@ def test_processes_stop_together(declare, tmp_path):
     trainer.accelerator = SimpleNamespace(
         num_processes=2, device="cpu", reduce=lambda tensor, how: votes.append(tensor.item()) or tensor / 2
     )
-    assert not trainer._time_left(math.inf) and votes == [1]
+    assert not trainer._goes_on(True) and votes == [1]
     trainer.accelerator.reduce = lambda tensor, how: tensor
-    assert trainer._time_left(math.inf) and not trainer._time_left(0)
+    assert trainer._goes_on(True) and not trainer._goes_on(False)
 
 
 def trainer_of(name, budget="smoke"):
@@ -265,12 +296,41 @@ def test_a_checkpoint_of_other_settings_is_not_continued(changed, key, declare, 
     assert path == paths.EXPERIMENTS
 
 
+def test_a_checkpoint_older_than_a_setting_was_trained_with_its_default(declare, monkeypatch):
+    declare()
+    monkeypatch.setattr(training, "time", Clock())
+    stopped = quietly(minutes=0.5)
+    state = torch.load(stopped.folder / "checkpoint.pt", weights_only=True)
+    assert state["settings"].pop("levels") == "batch"
+    torch.save(state, stopped.folder / "checkpoint.pt")
+    declare(levels="patch")
+    with pytest.raises(ValueError, match="levels = 'batch', now it is 'patch'"):
+        quietly()
+    declare()
+    assert quietly().finished
+
+
+@pytest.mark.parametrize("part", ["settings", "optimizer", "network", "curve", None])
+def test_a_checkpoint_that_lacks_a_part_is_named(part, declare, monkeypatch):
+    declare()
+    monkeypatch.setattr(training, "time", Clock())
+    file = quietly(minutes=0.5).folder / "checkpoint.pt"
+    state = torch.load(file, weights_only=True)
+    if part == "network":
+        del state[part][next(iter(state[part]))]
+    else:
+        state = [] if part is None else {key: value for key, value in state.items() if key != part}
+    torch.save(state, file)
+    with pytest.raises(ValueError, match="checkpoint.pt is not a readable checkpoint.*delete it"):
+        quietly()
+
+
 def test_pictures_that_changed_stop_a_resumed_run(declare, monkeypatch):
     declare()
     monkeypatch.setattr(training, "time", Clock())
     quietly(minutes=0.5)
     other = datasets.load_pictures("embedded-train", limit=11)
-    monkeypatch.setattr(datasets, "load_pictures", lambda *_: other)
+    monkeypatch.setattr(datasets, "load_pictures", lambda *_, **__: other)
     with pytest.raises(ValueError, match="data_sha256"):
         quietly()
 
@@ -325,6 +385,20 @@ def test_what_does_not_denoise_is_not_validated(declare):
         quietly()
 
 
+def test_what_estimates_one_level_from_a_batch_takes_no_level_a_patch(declare):
+    declare({}, [0, 55], model="NENet", validation=0, levels="patch")
+    with pytest.raises(ValueError, match="levels is 'patch', but NENet estimates one level from a whole batch"):
+        quietly()
+
+
+def test_no_pictures_stand_in_for_those_of_training(declare, monkeypatch, tmp_path):
+    monkeypatch.setenv("INVDENOISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "nowhere"))
+    declare(data="bsd400")
+    with pytest.raises(datasets.DataUnavailable):
+        quietly()
+
+
 def test_too_many_validation_pictures_are_refused(declare):
     declare(validation=12)
     with pytest.raises(ValueError, match="validation is 12 of 12 pictures"):
@@ -362,6 +436,30 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(declare, watched):
     assert all(math.isfinite(row["loss"]) for row in run.curve)
     assert all(torch.isfinite(value).all() for value in load_file(run.weights).values())
     assert json.loads((run.folder / "weights.json").read_text())["skipped_steps"] == 3
+
+
+def test_a_skipped_step_leaves_running_statistics_alone(declare, monkeypatch):
+    declare({"depth": 3, "num_features": 4}, model="DnCNN", optimizer="adam", ema=0)
+    loss_of, count = DenoisingNetwork.training_loss, 0
+
+    def overflow_once(network, clean, noisy, sigma):
+        nonlocal count
+        count += 1
+        return loss_of(network, clean, noisy * (math.inf if count == 5 else 1), sigma)
+
+    monkeypatch.setattr(DenoisingNetwork, "training_loss", overflow_once)
+    run = quietly()
+    assert run.curve[-1]["skipped"] == 1 and math.isfinite(run.curve[-1]["val_psnr"])
+    assert all(torch.isfinite(value).all() for value in load_file(run.weights).values())
+    assert load_file(run.weights)["layers.3.num_batches_tracked"] == 23
+
+
+def test_training_that_came_to_nothing_is_an_error(declare, watched):
+    declare()
+    watched.spoiled = range(24)
+    with pytest.raises(RuntimeError, match="training came to nothing, all 24 steps were skipped; lower .* delete"):
+        quietly()
+    assert not (paths.runs_dir() / "a" / "smoke" / "weights.safetensors").exists()
 
 
 def test_skipped_steps_and_seconds_add_up_over_interruptions(declare, watched, monkeypatch):
@@ -422,7 +520,7 @@ def test_paper_schedule_is_that_of_the_paper(monkeypatch):
     """Section III-A: batches of 32 of 9e4 patches, 30 epochs, 1e-3, from epoch 20 on 1e-4."""
     black = [Picture(str(number), np.zeros((180, 180), np.uint8)) for number in range(400)]
     pictures = PictureSet("bsd400", "bsd400", tuple(black), "")
-    monkeypatch.setattr(datasets, "load_pictures", lambda name: {"bsd400": pictures}[name])
+    monkeypatch.setattr(datasets, "load_pictures", lambda name, stand_in: {"bsd400": pictures}[name])
     trainer = trainer_of("dninn-st-s25", "paper")
     assert trainer.num_steps == round(30 * 90_000 / 32)
     assert trainer.sampler.patch_size == 40
@@ -534,12 +632,32 @@ def test_command_line_tells_how_it_ended(declare, monkeypatch, capsys, tmp_path)
         patch.setattr(training, "time", Clock())
         assert training.main(["a", "--budget", "smoke", "--minutes", "0.5"]) == 3
         assert "time is up at step" in capsys.readouterr().out
-        assert training.main(["a", "--budget", "smoke", "--minutes", "0"]) == 3
+        with patch.context() as inner:
+            inner.setattr(training, "train", lambda *_, **__: SimpleNamespace(finished=True))
+            assert training.main(["a", "b", "--budget", "smoke", "--minutes", "0.02"]) == 3
+        assert "time is up before b; the same command goes on from there" in capsys.readouterr().out
     assert training.main(["a", "--budget", "smoke", "--out", str(tmp_path / "out")]) == 0
     assert "going on at step" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["a.curve.csv", "a.json", "a.safetensors"]
     assert load_network("a", weights=tmp_path / "out" / "a.safetensors").card["experiment"] == "a"
+
+
+@pytest.mark.parametrize("minutes", ["0", "-5", "nan", "inf", "soon"])
+def test_a_time_limit_must_be_a_number_above_0(minutes, declare, capsys):
+    declare()
+    with pytest.raises(SystemExit):
+        training.main(["a", f"--minutes={minutes}"])
+    assert "argument --minutes" in capsys.readouterr().err
+
+
+def test_a_budget_that_one_of_several_lacks_stops_before_the_first(declare, capsys):
+    path = declare()
+    tree = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(tree | {"ablations": {"of": "a", "common": {}, "changes": {"none": {}}}}))
+    assert training.main(["a", "ablation-none", "--budget", "smoke"]) == 1
+    assert "budget is 'smoke'; expected one of laptop" in capsys.readouterr().err
+    assert not paths.runs_dir().exists()
 
 
 def test_progress_names_the_loss_of_the_last_steps(declare):

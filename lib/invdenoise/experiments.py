@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import yaml
 from invdenoise import paths
 
 BUDGETS = ("smoke", "laptop", "paper")
+_POSITIVE = (
+    "batch_size", "patch_size", "lr", "adam_ratio", "final", "gamma", "validate_every", "checkpoint_every", "steps", "epochs"
+)  # fmt: skip
 PRECISIONS = ("fastest", "float32", "bfloat16")
 
 
@@ -62,11 +66,15 @@ class Recipe:
             raise ValueError("give either steps or epochs")
         if self.epochs is not None and self.sampling != "grid":
             raise ValueError("epochs count passes over the grid of patches; use sampling: grid, or give steps")
-        for key in ("batch_size", "patch_size", "lr", "validate_every", "checkpoint_every", "steps", "epochs"):
-            if (value := getattr(self, key)) is not None and not value > 0:
+        for key in _POSITIVE:
+            if (value := getattr(self, key)) is not None and not 0 < value < math.inf:
                 raise ValueError(f"{key} is {value}; expected more than 0")
-        if not self.start_ratio >= 0:
-            raise ValueError(f"start_ratio is {self.start_ratio}; expected 0 or more")
+        for key in ("clip", "start_ratio", "validation", "warmup", "seed"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ValueError(f"{key} is {getattr(self, key)}; expected 0 or more")
+        for milestone in self.milestones:
+            if type(milestone) is not int or milestone < 1:
+                raise ValueError(f"milestones are {self.milestones!r}; expected epochs, each 1 or more")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; expected 0 <= ema < 1")
 
@@ -107,10 +115,15 @@ class Experiment:
         return sum(self.sigmas) / 2
 
     def build(self):
-        """A fresh, untrained network."""
+        """A fresh, untrained network; ValueError naming the experiment when its class cannot take these arguments."""
         from invdenoise import models
 
-        return models.build(self.model, sigma=self.sigma, **self.options)
+        try:
+            return models.build(self.model, sigma=self.sigma, **self.options)
+        except TypeError as error:
+            raise ValueError(
+                f"{self.name}: {self.model} with sigma = {self.sigma} and options {self.options} cannot be built: {error}"
+            ) from None
 
 
 def experiment(name: str) -> Experiment:

@@ -4,19 +4,24 @@
     python -m invdenoise.training --minutes 9 dninn-st-s15 dninn-st-s50     # several, within a time limit
 
 A run lives in `results/runs/<experiment>/<budget>/`: `checkpoint.pt` (everything needed to go on), `curve.csv`, and at the end
-`weights.safetensors` with its card. Kill it at any moment and start it again: it ends in the same weights, bit for bit.
+`weights.safetensors` with its card. Kill it at any moment and start it again: it ends in the same weights, bit for bit. Stopped with Ctrl-C
+it keeps every step; killed otherwise, those up to the last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import math
+import os
+import signal
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +84,22 @@ def train(
 
     Raises:
         ValueError: unknown name or budget, or a checkpoint made with other settings.
-        RuntimeError: the same run is under way in another process.
+        DataUnavailable: the pictures cannot be had; no others stand in for them.
+        RuntimeError: the same run is under way in another process, or training came to nothing.
+        KeyboardInterrupt: it was interrupted, after the checkpoint was written.
     """
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     spec = experiment(name)
     recipe = spec.recipe(budget)
     folder = folder or paths.runs_dir() / name / budget
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    if accelerator.device.type == "cuda":  # equal results from run to run, and "float32" means it
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        torch.backends.cudnn.allow_tf32 = False
     if not accelerator.is_main_process:
-        return _Trainer(spec, budget, recipe, folder, accelerator, None).run(minutes)
+        return _Trainer(spec, budget, recipe, folder, accelerator, None).run(deadline)
     with exclusive(folder / "lock", f"training of {name} ({budget})"):
-        return _Trainer(spec, budget, recipe, folder, accelerator, report).run(minutes)
+        return _Trainer(spec, budget, recipe, folder, accelerator, report).run(deadline)
 
 
 class _Loss(nn.Module):
@@ -104,7 +115,7 @@ class _Loss(nn.Module):
         own = denoises and network.has_kernel(device, precision)
         if own and recipe.compile:
             network.use_kernel()
-        elif recipe.compile and can_compile():
+        elif recipe.compile and can_compile(device):
             mode = "reduce-overhead" if device.type == "cuda" else "default"  # CUDA graphs: one launch a step
             in_parts = getattr(network, "compiled_loss", None)
             self.loss = in_parts(mode=mode) if in_parts else torch.compile(network.training_loss, mode=mode)
@@ -131,7 +142,7 @@ class _Trainer:
         world = accelerator.num_processes
         if recipe.batch_size % world:
             raise ValueError(f"batch_size is {recipe.batch_size}, not a multiple of {world} processes")
-        pictures = datasets.load_pictures(recipe.data)
+        pictures = datasets.load_pictures(recipe.data, stand_in=False)
         if recipe.validation >= len(pictures):
             raise ValueError(
                 f"validation is {recipe.validation} of {len(pictures)} pictures; nothing is left to train on"
@@ -159,6 +170,10 @@ class _Trainer:
             raise ValueError(
                 f"validation is {recipe.validation}, but {spec.model} does not denoise and has no PSNR; set validation: 0"
             )
+        if recipe.levels == "patch" and not isinstance(network, DenoisingNetwork):
+            raise ValueError(
+                f"levels is 'patch', but {spec.model} estimates one level from a whole batch; set levels: batch"
+            )
         self.taken_over: frozenset[str] = frozenset()  # parameters that a start has given values to
         self.started_from = self._warm_start(network)
         network.to(accelerator.device, memory_format=torch.channels_last)
@@ -167,6 +182,7 @@ class _Trainer:
         self.optimizer = build_optimizer(
             network, recipe.optimizer, recipe.lr, recipe.adam_ratio, self.taken_over, recipe.start_ratio
         )
+        self.buffers = list(network.buffers())
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
         self.loss = accelerator.prepare(_Loss(network, recipe, accelerator.device))
@@ -174,33 +190,50 @@ class _Trainer:
         self.step, self.skipped, self.seconds, self.curve = 0, 0, 0.0, []
         self.losses: list[list[float]] = []  # loss and mean squared error of each step since the last row of the curve
 
-    def run(self, minutes: float | None) -> Run:
+    def run(self, deadline: float) -> Run:
         self._resume()
         already = self.step == self.num_steps
         if not already:
-            self._loop(math.inf if minutes is None else time.monotonic() + 60 * minutes)
+            with _stop_signal() as stop:
+                self._loop(deadline, stop)
+            if stop.is_set():
+                raise KeyboardInterrupt(f"stopped at step {self.step} of {self.num_steps}")
         elif self.report:
             self.report(f"{self.spec.name} ({self.budget}): already trained, {self.step} steps")
         run = Run(self.folder, self.step, self.num_steps, self.curve)
-        # Whole weights of an earlier call keep their card: it names the commit and the machine that trained them.
-        if run.finished and self.accelerator.is_main_process and not (already and _whole(run.weights)):
-            save_weights(self.averaged(), run.weights, self._card())
+        if run.finished and self.accelerator.is_main_process:
+            self._check_trained()
+            self._write_curve()  # a run killed after its last checkpoint may not have come to it
+            # Whole weights of an earlier call keep their card: it names the commit and the machine that trained them.
+            if not (already and _whole(run.weights)):
+                save_weights(self.averaged(), run.weights, self._card())
         self.accelerator.wait_for_everyone()
         return run
+
+    def _check_trained(self) -> None:
+        """RuntimeError when what would be kept was not trained, or is not a number."""
+        spoilt = [name for name, value in self.averaged().state_dict().items() if not torch.isfinite(value).all()]
+        if self.skipped == self.num_steps or spoilt:
+            reason = f"{spoilt[0]} is not finite" if spoilt else f"all {self.skipped} steps were skipped"
+            raise RuntimeError(
+                f"{self.spec.name} ({self.budget}): training came to nothing, {reason}; lower the learning rate or clip, "
+                f"delete {self.folder}, and train again"
+            )
 
     def averaged(self) -> DenoisingNetwork:
         """The network whose weights are kept."""
         return self.ema.module if self.recipe.ema else self.network
 
-    def _loop(self, deadline: float) -> None:
+    def _loop(self, deadline: float, stop: threading.Event) -> None:
         recipe, rank, world = self.recipe, self.accelerator.process_index, self.accelerator.num_processes
         params = [p for p in self.network.parameters() if p.requires_grad]
         recent: deque[float] = deque(maxlen=50)
         began, told, first = time.monotonic(), 0.0, self.step
         before = self.seconds
         self.network.train()
-        while self.step < self.num_steps and self._time_left(deadline):
+        while self.step < self.num_steps and self._goes_on(time.monotonic() < deadline and not stop.is_set()):
             lr = self._set_lr()
+            buffers = [buffer.clone() for buffer in self.buffers]
             clean, noisy, sigma = self.sampler.batch(self.step)
             sigma = sigma[rank::world] if sigma.ndim else sigma
             loss, mse = self.loss(clean[rank::world], noisy[rank::world], sigma)
@@ -212,8 +245,10 @@ class _Trainer:
                 self.ema.update_parameters(self.network)
                 self.losses.append([value, mse])
                 recent.append([value, mse])
-            else:
+            else:  # the forward pass may have spoilt running statistics
                 self.skipped += 1
+                for buffer, kept in zip(self.buffers, buffers, strict=True):
+                    buffer.copy_(kept)
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
             self.seconds = before + time.monotonic() - began
@@ -234,12 +269,11 @@ class _Trainer:
         if self.step % recipe.checkpoint_every and self.step < self.num_steps:
             self._save_checkpoint()
 
-    def _time_left(self, deadline: float) -> bool:
+    def _goes_on(self, willing: bool) -> bool:
         """Whether to take another step. Processes must agree: one that stopped would leave the others waiting."""
-        left = time.monotonic() < deadline
         if self.accelerator.num_processes == 1:
-            return left
-        votes = torch.tensor(float(left), device=self.accelerator.device)
+            return willing
+        votes = torch.tensor(float(willing), device=self.accelerator.device)
         return self.accelerator.reduce(votes, "mean").item() == 1
 
     def _set_lr(self) -> float:
@@ -292,6 +326,9 @@ class _Trainer:
         }  # fmt: skip
         with atomic(self.folder / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
+        self._write_curve()
+
+    def _write_curve(self) -> None:
         with atomic(self.folder / "curve.csv") as temporary, open(temporary, "w", newline="") as handle:
             writer = csv.DictWriter(handle, CURVE)
             writer.writeheader()
@@ -303,22 +340,29 @@ class _Trainer:
             return
         try:
             state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            theirs = dict(state["settings"])
         except Exception as error:
-            raise ValueError(
-                f"{path} is not a readable checkpoint ({error}); delete it to train from the start"
-            ) from None
-        ours = self._settings()
-        for key, theirs in state["settings"].items():
-            if ours.get(key) != theirs:
+            raise ValueError(_unreadable(path, error)) from None
+        # A checkpoint from before a key existed was trained with its default.
+        usual = {field.name: field.default for field in dataclasses.fields(Recipe)}
+        for key, our in self._settings().items():
+            if (their := theirs.get(key, usual.get(key))) != our:
                 raise ValueError(
-                    f"{path} was trained with {key} = {theirs!r}, now it is {ours.get(key)!r}; "
+                    f"{path} was trained with {key} = {their!r}, now it is {our!r}; "
                     f"restore the setting, or delete {self.folder} to train from the start"
                 )
-        self.network.load_state_dict(state["network"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
-        self.curve, self.losses = state["curve"], state["losses"]
+        if unknown := theirs.keys() - self._settings().keys():
+            raise ValueError(
+                f"{path} was trained with {min(unknown)}, which is no setting; delete {self.folder} to train from the start"
+            )
+        try:
+            self.network.load_state_dict(state["network"])
+            self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
+            self.curve, self.losses = state["curve"], state["losses"]
+        except Exception as error:  # whatever a damaged file makes of these
+            raise ValueError(_unreadable(path, error)) from None
         if self.report:
             self.report(f"{self.spec.name} ({self.budget}): going on at step {self.step} of {self.num_steps}")
 
@@ -375,6 +419,31 @@ def schedule_factor(recipe: Recipe, step: int, num_steps: int, epoch_steps: floa
     return recipe.final + (1 - recipe.final) * (1 + math.cos(math.pi * progress)) / 2
 
 
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets instead of breaking off in the middle of a step; a second one breaks off."""
+    stop = threading.Event()
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else somebody wants it otherwise
+    if not usual or threading.current_thread() is not threading.main_thread():  # only there may signals be handled
+        yield stop
+        return
+
+    def handle(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"{path} is not a readable checkpoint ({reason[:200]}); delete it to train from the start"
+
+
 def _whole(weights: Path) -> bool:
     try:
         read_card(weights)
@@ -400,18 +469,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m invdenoise.training", description=main.__doc__)
     parser.add_argument("names", nargs="+", metavar="EXPERIMENT")
     parser.add_argument("--budget", default="laptop", choices=BUDGETS)
-    parser.add_argument("--minutes", type=float, help="stop after this time with a checkpoint (all runs together)")
+    parser.add_argument("--minutes", type=_positive, help="stop after this time with a checkpoint (all runs together)")
     parser.add_argument(
         "--out", type=Path, help="folder for <experiment>.safetensors, its card and curve, besides the run's own"
     )
     options = parser.parse_args(arguments)
     end = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # several processes agree on the time inside `train`
     try:
-        for name in options.names:  # a wrong name, model or option stops before the first run
+        for name in options.names:  # a wrong name, budget, model or option stops before the first run
+            experiment(name).recipe(options.budget)
             experiment(name).build()
         for name in options.names:
             left = None if options.minutes is None else (end - time.monotonic()) / 60
-            if left is not None and left <= 0:
+            if left is not None and left <= 0 and alone:
+                print(f"time is up before {name}; the same command goes on from there")
                 return 3
             run = train(name, options.budget, left, report=lambda line: print(line, flush=True))
             if not run.finished:
@@ -419,10 +491,21 @@ def main(arguments: list[str] | None = None) -> int:
                 return 3
             if options.out:
                 _copy_out(run, name, options.out)
+    except KeyboardInterrupt as interrupt:
+        print(f"{str(interrupt) or 'stopped'}; the same command goes on from there")
+        return 130
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _positive(text: str) -> float:
+    """A number above 0, for the command line."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
 
 
 def _copy_out(run: Run, name: str, out: Path) -> None:
@@ -431,8 +514,9 @@ def _copy_out(run: Run, name: str, out: Path) -> None:
         ("weights.json", "json"),
         ("curve.csv", "curve.csv"),
     ):
+        content = (run.folder / source).read_bytes()
         with atomic(out / f"{name}.{suffix}") as temporary:
-            temporary.write_bytes((run.folder / source).read_bytes())
+            temporary.write_bytes(content)
 
 
 if __name__ == "__main__":
