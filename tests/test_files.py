@@ -43,11 +43,42 @@ def test_an_error_in_the_block_keeps_the_old_file(error, tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.fixture
+def variables(tmp_path, monkeypatch):
+    """Results and cache in folders of their own."""
+    for variable in ("INVDENOISE_RESULTS", "INVDENOISE_CACHE"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+
+
+@pytest.mark.parametrize("folder", ["INVDENOISE_RESULTS", "INVDENOISE_CACHE", "elsewhere"])
+def test_the_remedy_names_the_variable_of_the_folder(folder, variables, tmp_path):
+    with pytest.raises(OSError, match="could not write .*No space left") as found:
+        with atomic(tmp_path / folder / "file.txt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    named = [name for name in ("INVDENOISE_RESULTS", "INVDENOISE_CACHE") if f"folder with {name}" in str(found.value)]
+    assert named == [folder] * (folder != "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [
+        (lambda: open("/nonexistent/source"), "/nonexistent/source"),
+        (lambda: exec("raise OSError('no such mode')"), "no such"),
+    ],
+    ids=["a source that is missing", "a format that cannot be written"],
+)
+def test_what_else_fails_in_the_block_keeps_its_own_words(fail, message, tmp_path):
+    with pytest.raises(OSError, match=message) as found:
+        with atomic(tmp_path / "file.txt"):
+            fail()
+    assert "could not write" not in str(found.value) and not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_one_clear_error(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(
-        OSError, match=r"could not write .*file.txt: No space left on device.*INVDENOISE_RESULTS"
+        OSError, match=r"could not write .*file.txt: No space left on device.*choose a writable folder"
     ) as found:
         with atomic(path) as temporary:
             temporary.write_text("as much as fits")
@@ -78,7 +109,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(refused, tmp_path, m
     place = {"mkstemp": files.tempfile, "mkdir": Path, "replace": files.os}[refused]
     with monkeypatch.context() as patch:
         patch.setattr(place, refused, refuse)
-        with pytest.raises(PermissionError, match=r"could not write .*file.txt: Permission denied.*INVDENOISE_RESULTS"):
+        with pytest.raises(PermissionError, match=r"could not write .*file.txt: Permission denied.*writable folder"):
             with atomic(path) as temporary:
                 temporary.write_text("new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
@@ -140,7 +171,7 @@ def test_a_temporary_that_was_removed_before_it_was_locked_is_made_anew(tmp_path
 
 def test_a_lock_that_cannot_be_written_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(OSError, match="could not write .*lock.*INVDENOISE_RESULTS"):
+    with pytest.raises(OSError, match="could not write .*lock.*choose a writable folder"):
         with exclusive(tmp_path / "file" / "lock", "training"):
             pass
 

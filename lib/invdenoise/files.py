@@ -10,6 +10,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+from invdenoise import paths
 
 
 @contextlib.contextmanager
@@ -21,12 +24,14 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder is read-only, the disk is full, ...; the message names the file and the remedy.
     """
-    temporary = None
+    temporary, within = None, False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left(path)
         handle, temporary = _temporary(path)
+        within = True
         yield temporary
+        within = False
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
         mask = os.umask(0)
@@ -34,16 +39,25 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)  # mkstemp makes files private
         os.replace(temporary, path)
     except OSError as error:
-        reason = error.strerror or error
+        if within and (error.errno is None or error.filename not in (None, temporary, str(temporary))):
+            raise  # the block failed at something else than writing this file
         raise OSError(
             error.errno,
-            f"could not write {path}: {reason}. What was there before is untouched; free space or choose a "
-            "writable folder with INVDENOISE_RESULTS, then run the same command again",
+            f"could not write {path}: {error.strerror or error}. What was there before is untouched; free space or "
+            f"{_another_folder(path)}, then run the same command again",
         ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
             os.close(handle)
+
+
+def _another_folder(path: Path) -> str:
+    """What to do where the folder of `path` cannot be written to."""
+    for folder, variable in ((paths.cache_dir(), "INVDENOISE_CACHE"), (paths.results_dir(), "INVDENOISE_RESULTS")):
+        if path.absolute().is_relative_to(folder):
+            return f"choose a writable folder with {variable}"
+    return "choose a writable folder"
 
 
 def _beginning(path: Path) -> str:
@@ -74,18 +88,17 @@ def _remove_left(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
+def exclusive(path: Path, what: str) -> Iterator[IO[str]]:
     """Hold the lock file `path` for the block; RuntimeError at once when another process holds it.
 
-    The system lets go of the lock when its process ends, however it ends, so a killed run leaves nothing to clean up.
+    The system lets go of the lock when its process ends, however it ends, so a killed run leaves nothing to clean up. A process
+    that is given the descriptor of the open file, which the block gets, holds the lock too.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = open(path, "a+")
     except OSError as error:
-        raise OSError(
-            error.errno, f"could not write {path}: {error.strerror}; choose a writable folder with INVDENOISE_RESULTS"
-        ) from error
+        raise OSError(error.errno, f"could not write {path}: {error.strerror}; {_another_folder(path)}") from error
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,7 +111,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
-        yield
+        yield handle
 
 
 def sha256(path: Path) -> str:
