@@ -1,5 +1,6 @@
 # The graph: weights -> scores -> tables and figures -> report. `make paper` runs it; --config budget=... paper=... chooses weights and figures.
 import sys
+from shlex import quote
 
 from invdenoise import plan
 
@@ -18,9 +19,9 @@ def execute(notebook, page, **parameters):
     A rule keeps it in `params`, which are evaluated where the rule stands; `shell` is evaluated when the job runs, and would
     see the loop variables of the last rule.
     """
-    given = " ".join(f"-p {name} '{value}'" for name, value in parameters.items())
-    command = f"'{sys.executable}' -m invdenoise.notebooks notebooks/{notebook}.ipynb {page} {given}"
-    return f"INVDENOISE_RESULTS='{PLAN.results}' {command}"
+    given = " ".join(f"-p {name} {quote(str(value))}" for name, value in parameters.items())
+    command = f"{quote(sys.executable)} -m invdenoise.notebooks notebooks/{notebook}.ipynb {quote(page)} {given}"
+    return f"INVDENOISE_RESULTS={quote(str(PLAN.results))} {command}"
 
 
 # Everything is asked for by name: a score that went missing is made again even where a report of it is there.

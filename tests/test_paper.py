@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -194,6 +196,37 @@ def test_a_second_run_at_once_is_refused_and_harms_nothing(graph, folder, capsys
     )
     assert not started and (folder / "paper.log").read_text() == "of the first run"
     assert paper.main(["--budget", "released", "--cores", "1"]) == 0
+
+
+@pytest.mark.parametrize("cores", ["0", "-1"])
+def test_a_number_of_cores_below_1_is_refused(cores, graph, capsys):
+    started = graph("")
+    assert paper.main(["--budget", "smoke", "--cores", cores]) == 1
+    assert capsys.readouterr().err == f"error: cores is {cores}; expected 1 or more\n" and not started
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_end_ends_its_jobs_too(tmp_path):
+    """The graph is one that says that it began and then sleeps, in a process of its own."""
+    fake = "import subprocess, sys; subprocess.Popen(['sleep', '300']); print('Job stats', flush=True); input()"
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import subprocess, sys\nfrom invdenoise import paper\nreal = subprocess.Popen\n"
+        f"paper.subprocess.Popen = lambda command, **options: real([sys.executable, '-c', {fake!r}], **options)\n"
+        "sys.exit(paper.main(['--budget', 'smoke', '--cores', '1']))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(paths.ROOT / "lib"), "INVDENOISE_RESULTS": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True)
+    log = tmp_path / "smoke" / "paper.log"
+    waited = time.monotonic()
+    while not (log.exists() and "Job stats" in log.read_text()):
+        assert process.poll() is None and time.monotonic() - waited < 120
+        time.sleep(0.05)
+    process.terminate()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "stopped; the same command goes on from here" in said
+    with exclusive(tmp_path / "smoke" / "lock", "another run"):  # free, for nothing holds it any more
+        pass
 
 
 def test_an_unknown_budget_is_one_line_on_stderr(capsys):

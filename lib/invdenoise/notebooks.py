@@ -99,15 +99,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     options = parser.parse_args(arguments)
     try:
-        run_notebook(
-            options.notebook.absolute(),
-            options.output.absolute(),
-            {name: yaml.safe_load(value) for name, value in options.parameters},
-        )
+        run_notebook(options.notebook.absolute(), options.output.absolute(), _read(options.parameters))
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _read(parameters: list[tuple[str, str]]) -> dict[str, Any]:
+    """Names with their values, read as YAML; ValueError naming a value that is none."""
+    found = {}
+    for name, value in parameters:
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"parameter {name} is {value!r}, which is not YAML ({reason}); put text into quotes"
+            ) from None
+    return found
 
 
 if __name__ == "__main__":

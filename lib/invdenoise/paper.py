@@ -6,12 +6,15 @@ python -m invdenoise.paper --budget released --cores 2
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -35,13 +38,15 @@ def regenerate(budget: str, cores: int, report: Callable[[str], None] = print, p
     Returns:
         0 when everything was made; otherwise the graph's own exit status, after naming the failed job and its log.
     """
+    if cores < 1:
+        raise ValueError(f"cores is {cores}; expected 1 or more")
     plan = make_plan(budget, paper)
     if budget != "smoke":
         _get_data(report)
         plan = make_plan(budget, paper)  # what can be evaluated depends on what could be fetched
     for line in plan.missing:
         report(f"left out: {line}")
-    with exclusive(plan.results / "lock", f"make paper ({budget})"):
+    with exclusive(plan.results / "lock", f"make paper ({budget})") as lock:
         log = plan.results / "paper.log"
         command = [
             sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile"), "--directory", str(paths.ROOT),
@@ -51,14 +56,22 @@ def regenerate(budget: str, cores: int, report: Callable[[str], None] = print, p
         # One thread a job: several jobs fill the cores better than several threads do.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(paths.ROOT / "lib")}
         with open(log, "w") as handle:
+            # The graph holds the lock as well, for it may outlive this process; its group is that of all its jobs.
             process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-            )
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+                pass_fds=(lock.fileno(),), start_new_session=True,
+            )  # fmt: skip
             try:
-                follow(_tee(process.stdout, handle), plan.costs, report)
+                with _termination_interrupts():
+                    follow(_tee(process.stdout, handle), plan.costs, report)
             except KeyboardInterrupt:
-                process.terminate()
-                process.wait()
+                os.killpg(process.pid, signal.SIGTERM)
+                process.stdout.close()
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:  # it waits for its jobs
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
                 report("stopped; the same command goes on from here")
                 return 130
         status = process.wait()
@@ -69,6 +82,19 @@ def regenerate(budget: str, cores: int, report: Callable[[str], None] = print, p
         return status
     conclude(plan, report)
     return 0
+
+
+@contextlib.contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does, where signals may be handled."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def follow(lines: Iterable[str], costs: dict[str, float], report: Callable[[str], None]) -> None:
