@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -97,6 +98,75 @@ def test_exit_status_tells_whether_targets_are_met(measured, met, status):
     found, table = measured(*rows)
     assert found == status
     assert list(table["met"].dropna().map(str)) == ["True", str(met)]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Measurements of patches and pictures so small that they take no time, without compiling anything."""
+    monkeypatch.setattr(bench, "PATCH", 8)
+    monkeypatch.setattr(bench, "BATCH", 2)
+    monkeypatch.setattr(bench, "WINNET_BATCH", 1)
+    monkeypatch.setattr(bench, "PICTURE", (16, 24))
+    monkeypatch.setattr("invdenoise.provenance.cpu_compiler", lambda: None)
+    monkeypatch.setattr(Kernel, "available", lambda self: False)
+    small = bench.datasets.Picture("small", np.tile(np.arange(0, 240, 10, np.uint8), (16, 1)))
+    pictures = bench.datasets.PictureSet("bsd68", "bsd68", (small,), "")
+    monkeypatch.setattr(bench.datasets, "load_pictures", lambda *_, **__: pictures)
+
+
+def targets(rows):
+    """Subject and setting of the rows that have a target, with the target."""
+    return {(row["quantity"], row["subject"]): row["target"] for row in rows if "target" in row}
+
+
+@pytest.mark.parametrize(
+    ("measure", "aims"),
+    [
+        ("training_step", {("training step", "DnINN"): "at least 1.8"}),
+        ("winnet", {("training step", "WINNet"): "at least 5", ("inference", "WINNet"): "at least 10"}),
+    ],
+)
+def test_speeds_come_with_their_ratio_and_verdict(measure, aims, tiny):
+    rows = getattr(bench, measure)(rounds=1)
+    assert targets(rows) == aims
+    by_name = {(row["quantity"], f"{row['subject']}, {row['setting']}"): row for row in rows}
+    assert len(by_name) == len(rows) and all(row["value"] > 0 for row in rows)
+    for row in rows:
+        if "ratio" in row:  # one round: the median is its own quotient, of times and so the other way round of speeds
+            other = by_name[row["quantity"], row["reference"]]["value"]
+            quotient = other / row["value"] if row["unit"] == "patches/s" else row["value"] / other
+            assert row["ratio"] == pytest.approx(quotient)
+        if "target" in row:
+            assert row["met"] == (row["ratio"] >= float(row["target"].split()[-1]))
+
+
+def test_inference_says_what_the_fast_setting_costs(tiny):
+    rows = bench.inference(rounds=1)
+    speeds = {row["subject"]: row for row in rows if row["quantity"] == "inference"}
+    assert {"DnCNN", "DnINN", "DnINN, 2 scales"} <= set(speeds) and speeds["DnCNN"]["ratio"] == 1
+    for name, row in speeds.items():
+        assert row["ratio"] == pytest.approx(row["value"] / speeds["DnCNN"]["value"])
+        assert ("target" in row) == (name == "DnINN")
+    assert speeds["DnINN"]["met"] == (speeds["DnINN"]["ratio"] <= 0.7)
+    costs = [row for row in rows if row["quantity"] == "PSNR change of the fast setting"]
+    assert len(costs) == 3 and all(row["met"] == (abs(row["value"]) <= 0.005) for row in costs)
+
+
+def test_memory_is_told_for_each_number_of_pairs(monkeypatch):
+    monkeypatch.setattr(bench, "_peak_memory", lambda pairs, constant: 50.0 if constant else 12.5 * pairs)
+    rows = bench.training_memory()
+    assert [(row["setting"], row["ratio"]) for row in rows] == [
+        ("ordinary", 1), ("ordinary", 2), ("ordinary", 4), *[("constant-memory", 1)] * 3
+    ]  # fmt: skip
+    assert rows[-1]["met"] and targets(rows) == {("training memory", "16 pairs"): "below 1.1"}
+
+
+def test_a_folder_that_cannot_be_written_stops_before_measuring(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("INVDENOISE_RESULTS", str(tmp_path / "file"))
+    monkeypatch.setattr(bench, "training_step", lambda: pytest.fail("measured"))
+    assert bench.main([]) == 1
+    assert "error: " in (told := capsys.readouterr()).err and "measuring" not in told.out
 
 
 def test_measurements_are_written_with_the_machine_and_the_commit(measured):

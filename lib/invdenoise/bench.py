@@ -32,6 +32,7 @@ COLUMNS = ("quantity", "subject", "setting", "value", "unit", "reference", "rati
 MEMORY_PAIRS = (4, 8, 16)
 PATCH, BATCH = 40, 32  # LINN, Section III-A
 WINNET_BATCH = 16  # of recipe `winnet` in experiments.yaml
+PICTURE = (321, 481)  # pixels, as BSD68's
 
 
 def take_turns(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -131,7 +132,7 @@ def winnet(rounds: int = 3) -> list[dict]:
     torch.manual_seed(0)
     clean = torch.rand(WINNET_BATCH, 1, PATCH, PATCH)
     noisy = clean + 0.1 * torch.randn_like(clean)
-    picture, sigma = torch.rand(1, 1, 321, 481), torch.tensor(25.0)  # of the size of BSD68's
+    picture, sigma = torch.rand(1, 1, *PICTURE), torch.tensor(25.0)
 
     def step(network: WINNet, fast: bool):
         precision = network.resolve_precision("fastest" if fast else "float32")
@@ -191,8 +192,12 @@ def _peak_memory(pairs: int, constant: bool) -> float:
     command = [sys.executable, "-m", "invdenoise.bench", "--one-step", str(pairs), str(int(constant))]
     # Small thresholds give freed memory back to the system at once, so that the peak is that of live memory.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    printed = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
-    return float(printed.split()[-1])
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(
+            f"memory of {pairs} pairs could not be measured: {(done.stderr.split(chr(10)) or [''])[-2:]}"
+        )
+    return float(done.stdout.split()[-1])
 
 
 def _one_step(pairs: int, constant: bool) -> None:
@@ -276,12 +281,16 @@ def main(arguments: list[str] | None = None) -> int:
         _one_step(options.one_step[0], bool(options.one_step[1]))
         return 0
     rows = []
-    for measure in (training_step, inference, winnet, training_memory):
-        print(f"measuring: {measure.__name__.replace('_', ' ')}", flush=True)
-        rows += measure()
-    table = pd.DataFrame(rows, columns=COLUMNS).assign(hardware=hardware(), commit=commit())
-    with atomic(paths.results_dir() / "bench.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.4g")
+    try:
+        with atomic(paths.results_dir() / "bench.csv") as temporary:  # opened first: measuring takes minutes
+            for measure in (training_step, inference, winnet, training_memory):
+                print(f"measuring: {measure.__name__.replace('_', ' ')}", flush=True)
+                rows += measure()
+            table = pd.DataFrame(rows, columns=COLUMNS).assign(hardware=hardware(), commit=commit())
+            table.to_csv(temporary, index=False, float_format="%.4g")
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(table.drop(columns=["hardware", "commit"]).to_string(index=False, na_rep="", float_format="{:.3g}".format))
     return 0 if all(met for met in table["met"].dropna()) else 1
 
