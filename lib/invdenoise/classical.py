@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pywt
 import torch
@@ -166,6 +168,11 @@ class NonLocalMeans(ClassicalDenoiser):
     min_side = 2  # scikit-image loses an axis of size 1
 
     def __init__(self, patch_size: int = 5, patch_distance: int = 6, strength: float = 0.8):
+        for key, value in (("patch_size", patch_size), ("patch_distance", patch_distance)):
+            if value < 1:
+                raise ValueError(f"{key} is {value}; expected 1 pixel or more")
+        if not 0 < strength < math.inf:
+            raise ValueError(f"strength is {strength}; expected more than 0")
         self.patch_size, self.patch_distance, self.strength = patch_size, patch_distance, strength
 
     def denoise_plane(self, plane: np.ndarray, sigma: float) -> np.ndarray:

@@ -26,6 +26,7 @@ from torch import Tensor
 import invdenoise
 from invdenoise import datasets, paths, weights
 from invdenoise.denoiser import SIGMA_MAX, Denoiser, check_image, check_sigma, load_denoiser
+from invdenoise.evaluation import device_of
 from invdenoise.metrics import psnr
 from invdenoise.noise import awgn, noise_generator
 from invdenoise.provenance import commit
@@ -239,7 +240,9 @@ def data_step(blurred: Tensor, previous: Tensor, kernel: Tensor, tau: float) -> 
         raise ValueError(
             f"the blurred image has shape {tuple(blurred.shape)}, the previous {tuple(previous.shape)}; they must agree"
         )
-    if not tau > 0:
+    check_image(blurred, None, "data_step, blurred")
+    check_image(previous, None, "data_step, previous")
+    if not 0 < tau < math.inf:
         raise ValueError(f"tau is {tau:g}; expected a weight above 0, without which the kernel may have no inverse")
     check_kernel(kernel, blurred)
     transfer = transfer_function(kernel, blurred)
@@ -297,7 +300,7 @@ def deblur(
     for name, value in (("weight", weight), ("amplification", amplification)):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"deblur: {name} is {value:g}; expected a number above 0")
-    if max_iterations < 1:
+    if not max_iterations >= 1:
         raise ValueError(f"deblur: max_iterations is {max_iterations}; expected 1 or more")
 
     sigma_0 = _noise_level(estimate_sigma, blurred)
@@ -515,11 +518,12 @@ def evaluate_deblurring(
     if denoiser is not None and estimator is None:
         estimator = getattr(denoiser, "estimator", None) or load_estimator()
     pictures = datasets.load_pictures(dataset, limit=limit)
+    device, used = device_of(denoiser)
     card = {"budget": "none", "sha256": ""} if denoiser is None else denoiser.card
     common = {
         "method": name, "estimator": "" if denoiser is None else estimator.name, "dataset": pictures.name,
         "requested": dataset, "kernels": set_name, "sigma": SIGMA, "max_iterations": max_iterations, "seed": seed,
-        "device": f"cpu, {getattr(denoiser, 'precision', 'float')}, {torch.get_num_threads()} threads",
+        "device": used,
         "num_parameters": 0 if denoiser is None else denoiser.num_parameters(), "budget": card["budget"],
         "weights_sha256": card["sha256"], "data_sha256": pictures.sha256, "version": invdenoise.__version__,
         "commit": commit(),
@@ -528,7 +532,9 @@ def evaluate_deblurring(
         common["max_iterations"] = math.nan
         restore = partial(wiener, sigma=SIGMA) if name == "wiener" else richardson_lucy
     else:
-        denoiser.denoise(pictures.pictures[0].tensor()[..., :64, :64], SIGMA)  # first calls pay for loading code
+        denoiser.denoise(
+            pictures.pictures[0].tensor()[..., :64, :64].to(device), SIGMA
+        )  # first calls pay for loading code
 
         def restore(blurred: Tensor, kernel: Tensor) -> Deblurred:
             return deblur(blurred, kernel, denoiser, estimator.estimate_sigma, max_iterations=max_iterations)
@@ -540,14 +546,14 @@ def evaluate_deblurring(
             clean = picture.tensor()
             blurred = degrade(clean, kernel, SIGMA, noise_generator(seed, pictures.name, picture.name, SIGMA))
             started = time.perf_counter()
-            result = restore(blurred, kernel)
+            result = restore(blurred.to(device), kernel.to(device))
             row = {"seconds": time.perf_counter() - started, "megapixels": clean[0, 0].numel() / 1e6}
             if isinstance(result, Deblurred):
                 row |= {
                     "sigma_estimated": result.sigma, "sigma_last": result.sigmas[-1],
                     "iterations": result.iterations, "capped": not result.converged,
                 }  # fmt: skip
-                result = result.image
+                result = result.image.cpu()
             rows.append(common | row | {
                 "image": picture.name, "kernel": number, "kernel_side": max(kernel.shape),
                 "psnr": deblurring_psnr(clean, result, kernel), "psnr_blurred": deblurring_psnr(clean, blurred, kernel),

@@ -62,9 +62,10 @@ def evaluate(
     if isinstance(denoiser, str):
         denoiser = load_denoiser(denoiser)
     pictures = datasets.load_pictures(dataset, limit=limit)
+    device, used = device_of(denoiser)
     common = {
         "method": denoiser.name, "variant": variant, "dataset": pictures.name, "requested": dataset,
-        "device": f"cpu, {getattr(denoiser, 'precision', 'float')}, {torch.get_num_threads()} threads",
+        "device": used,
         "sigma_train": getattr(denoiser, "sigma", None), "seed": seed, "version": invdenoise.__version__,
         "budget": denoiser.card["budget"], "weights_sha256": denoiser.card["sha256"],
         "num_parameters": denoiser.num_parameters(), "data_sha256": pictures.sha256, "commit": commit(),
@@ -74,7 +75,7 @@ def evaluate(
     for sigma in sigmas:
         for picture in pictures:
             clean = picture.tensor()
-            noisy = awgn(clean, sigma, noise_generator(seed, pictures.name, picture.name, sigma))
+            noisy = awgn(clean, sigma, noise_generator(seed, pictures.name, picture.name, sigma)).to(device)
             told = sigma if tell_sigma else None
             if not warm:  # first calls pay for allocation and code loading
                 denoiser.denoise(noisy[..., :64, :64], told, **options)
@@ -82,11 +83,11 @@ def evaluate(
             started = time.perf_counter()
             estimated = math.nan if tell_sigma else _estimated(denoiser, noisy)
             level = told if math.isnan(estimated) else min(estimated, SIGMA_MAX)
-            denoised = denoiser.denoise(noisy, level, **options)
+            denoised = denoiser.denoise(noisy, level, **options).cpu()  # which waits for a GPU
             seconds = time.perf_counter() - started
             rows.append(common | {
                 "image": picture.name, "sigma_test": sigma, "psnr": psnr(clean, denoised),
-                "psnr_rounded": psnr(clean, denoised, rounded=True), "psnr_noisy": psnr(clean, noisy),
+                "psnr_rounded": psnr(clean, denoised, rounded=True), "psnr_noisy": psnr(clean, noisy.cpu()),
                 "ssim": ssim(clean, denoised), "seconds": seconds, "megapixels": clean[0, 0].numel() / 1e6,
                 "sigma_estimated": estimated,
             })  # fmt: skip
@@ -94,6 +95,15 @@ def evaluate(
             mean = sum(row["psnr"] for row in rows[-len(pictures) :]) / len(pictures)
             report(f"{denoiser.name} {variant} on {pictures.name}, sigma {sigma:g}: {mean:.2f} dB".replace("  ", " "))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def device_of(denoiser: Denoiser | None) -> tuple[torch.device, str]:
+    """Where a denoiser computes, and that with precision and threads in words. What learns nothing computes on the CPU."""
+    parameters = denoiser.parameters() if isinstance(denoiser, torch.nn.Module) else iter(())
+    device = getattr(next(parameters, None), "device", torch.device("cpu"))
+    threads = torch.get_num_threads()
+    precision = getattr(denoiser, "precision", "float")
+    return device, f"{device.type}, {precision}, {threads} thread{'s' * (threads > 1)}"
 
 
 def _estimated(denoiser: Denoiser, noisy: torch.Tensor) -> float:

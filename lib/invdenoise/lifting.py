@@ -163,10 +163,3 @@ class LINN(InvertibleSequence):
             for _ in range(num_pairs)
         ]
         super().__init__(pairs, constant_memory=constant_memory)
-
-    @torch.no_grad()
-    def reset_to_identity(self) -> None:
-        """Zero the last kernel of every network: the whole chain becomes the identity."""
-        for pair in self:
-            pair.predict[-1].weight.zero_()
-            pair.update[-1].weight.zero_()

@@ -13,7 +13,9 @@ SSIM_WINDOW = 11  # pixels: scikit-image cuts its Gaussian of sigma 1.5 at 3.5 s
 
 
 def psnr(clean: Tensor | np.ndarray, denoised: Tensor | np.ndarray, rounded: bool = False) -> float:
-    """Peak signal-to-noise ratio in dB for the peak 1: -10 log10 of the mean squared error; `inf` for equal images.
+    """Peak signal-to-noise ratio in dB for the peak 1: -10 log10 of the mean squared error.
+
+    `inf` for equal images, `nan` where an image has a pixel that is not a number.
 
     The mean is over all pixels and channels in float64. No border is cut, and nothing is clamped or rounded.
 

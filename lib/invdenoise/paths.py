@@ -47,8 +47,3 @@ def tables_dir() -> Path:
 
 def figures_dir() -> Path:
     return results_dir() / "figures"
-
-
-def executed_dir() -> Path:
-    """Executed notebooks and their HTML."""
-    return results_dir() / "notebooks"

@@ -66,12 +66,12 @@ def processor_flags() -> frozenset[str]:
 
 
 @functools.cache
-def can_compile() -> bool:
-    """Whether `torch.compile` works here: it needs a C++ compiler on a CPU and Triton on a GPU."""
-    if torch.cuda.is_available():
+def can_compile(device: torch.device | str = "cpu") -> bool:
+    """Whether `torch.compile` works for a device: it needs a C++ compiler, and on a GPU Triton too."""
+    if torch.device(device).type == "cuda":
         from torch.utils._triton import has_triton
 
-        return has_triton()
+        return has_triton() and cpu_compiler() is not None
     return cpu_compiler() is not None
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from invdenoise import datasets, paths
-from invdenoise.experiments import experiment, experiments
+from invdenoise.experiments import BUDGETS, experiment, experiments
 from invdenoise.files import atomic, sha256
 from invdenoise.models import DenoisingNetwork, NENet, WINNet, dncnn, nenet, winnet
 
@@ -115,15 +115,22 @@ def read_card(weights: Path) -> dict[str, Any]:
         )
     try:
         card = json.loads(path.read_text())
-        expected = card["sha256"]
+        expected, _, _ = (str(card[key]) for key in ("sha256", "experiment", "budget"))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a readable card ({error!r}); restore it or train the weights again") from None
     if (found := sha256(weights)) != expected:
         raise ValueError(
             f"{weights} does not match its card (SHA-256 {found[:12]}, card {expected[:12]}): truncated or altered; "
-            f"restore it with `git checkout {weights.name}` or train it again"
+            f"{_restore(weights)}train it again"
         )
     return card
+
+
+def _restore(weights: Path) -> str:
+    """How to get back released weights; local ones are kept nowhere else."""
+    if not weights.absolute().is_relative_to(paths.RELEASED_WEIGHTS):
+        return ""
+    return f"restore it with `git checkout {weights.absolute().relative_to(paths.ROOT)}` or "
 
 
 def load_network(name: str, budget: str | None = None, weights: Path | str | None = None) -> DenoisingNetwork | NENet:
@@ -138,7 +145,13 @@ def load_network(name: str, budget: str | None = None, weights: Path | str | Non
         ValueError: unknown name, or weights that belong to another network.
         FileNotFoundError: no weights; names the command that trains them.
     """
+    if budget is not None and budget not in BUDGETS:
+        raise ValueError(
+            f"budget is {budget!r}; expected one of {', '.join(BUDGETS)}, or None for the released weights"
+        )
     if name in AUTHORS:
+        if weights is not None:
+            raise ValueError(f"{name} is read from its authors' file, not from {weights}; leave out weights")
         released = AUTHORS[name]
         network = released.read(datasets.fetch("weights", released.file))
         network.card = {"experiment": name, "budget": "authors", "sha256": ""}

@@ -23,6 +23,10 @@ class DenoisingNetwork(nn.Module, Denoiser):
 
     def __init__(self, sigma: float | None = None):
         super().__init__()
+        if sigma is not None and not 0 < sigma <= 255:
+            raise ValueError(
+                f"sigma is {sigma!r}; expected grey levels, more than 0 and up to 255, or None for a blind network"
+            )
         self.sigma = None if sigma is None else float(sigma)
         self.precision = "float32"
 
@@ -40,8 +44,14 @@ class DenoisingNetwork(nn.Module, Denoiser):
         return self.infer(noisy)
 
     def infer(self, noisy: Tensor, *arguments) -> Tensor:
-        """`forward` in the precision chosen by `speed_up`, for a float image of any precision; `(B, C, H, W)` in and out."""
-        noisy = noisy.to(next(self.parameters()).dtype)
+        """`forward` in the precision chosen by `speed_up`, for a float image of any precision; `(B, C, H, W)` in and out.
+
+        ValueError when network and image are on different devices.
+        """
+        weight = next(self.parameters())
+        if noisy.device != weight.device:
+            raise ValueError(f"the image is on {noisy.device}, the network on {weight.device}; move one with .to()")
+        noisy = noisy.to(weight.dtype)
         with torch.autocast(noisy.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self(noisy, *arguments)
 
@@ -59,7 +69,7 @@ class DenoisingNetwork(nn.Module, Denoiser):
         self.precision = self.resolve_precision(precision, device)
         own = self.has_kernel(device, self.precision)
         self.use_kernel(own and compiled is None)
-        if can_compile() and not own if compiled is None else compiled:
+        if can_compile(device) and not own if compiled is None else compiled:
             for module in self.chains():
                 module.compile(dynamic=True)  # one code for pictures of every size
         return self

@@ -139,5 +139,7 @@ class DnINN(DenoisingNetwork):
             adapt: False keeps the learned thresholds whatever `sigma` is.
             exponent: of the adaptation.
         """
+        if not 0 <= exponent <= 10:
+            raise ValueError(f"exponent is {exponent}; expected 0 (no adaptation) to 10, the paper's is 2")
         scale = 1.0 if sigma is None or not adapt else (sigma / self.sigma) ** exponent
         return self.infer(noisy, scale)
