@@ -182,6 +182,9 @@ def test_without_the_package_bm3d_says_how_to_get_it(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("nlm", {"patch_size": 0}, "patch_size is 0; expected 1 pixel or more"),
+        ("nlm", {"patch_distance": -1}, "patch_distance is -1"),
+        ("nlm", {"strength": float("nan")}, "strength is nan; expected more than 0"),
         ("bm4d", {}, "'bm4d'; expected one of bm3d, wavelet-bayes, wavelet-visu, nlm"),
         ("bm3d", {"profile": "fast"}, "profile is 'fast'; expected one of np, lc, vn"),
         ("wavelet-bayes", {"wavelet": "bior1.5"}, "wavelet is 'bior1.5'"),

@@ -167,7 +167,7 @@ def test_noise_grows_in_the_data_step_by_its_bound_at_most():
 
 def test_data_step_refuses_what_it_cannot_solve():
     image = random_image(1, 1, 6, 5)
-    for tau in (0, -1, float("nan")):
+    for tau in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="tau is"):
             data_step(image, image, IDENTITY, tau)
     with pytest.raises(ValueError, match=r"shape \(1, 1, 6, 5\), the previous \(1, 1, 5, 6\)"):
@@ -432,7 +432,7 @@ def test_bad_kernels_are_refused(use, kernel, error, message):
         USES[use](random_image(1, 1, 16, 20), kernel)
 
 
-@pytest.mark.parametrize("use", ["blur", "degrade", "deblur", "wiener", "richardson_lucy"])
+@pytest.mark.parametrize("use", ["blur", "degrade", "data_step", "deblur", "wiener", "richardson_lucy"])
 def test_bad_images_are_refused(use):
     with pytest.raises(TypeError, match="torch.uint8"):
         USES[use](torch.zeros(1, 1, 16, 16, dtype=torch.uint8), IDENTITY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -242,3 +243,20 @@ def test_speed_up_in_bfloat16_stays_close(network):
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         DnINN(**options)
+
+
+@pytest.mark.parametrize("exponent", [math.nan, -2, 1e3])
+def test_an_exponent_out_of_range_is_refused(exponent):
+    with pytest.raises(ValueError, match="exponent is .*; expected 0"):
+        DnINN(num_pairs=1).denoise(torch.zeros(1, 1, 8, 8), 10, exponent=exponent)
+
+
+@pytest.mark.parametrize("sigma", [0, -25, math.nan, 300])
+def test_a_noise_level_of_training_must_be_one(sigma):
+    with pytest.raises(ValueError, match="sigma is .*; expected grey levels, more than 0"):
+        DnINN(num_pairs=1, sigma=sigma)
+
+
+def test_network_and_image_must_be_on_one_device():
+    with pytest.raises(ValueError, match="the image is on cpu, the network on meta; move one"):
+        DnINN(num_pairs=1).to("meta").denoise(torch.zeros(1, 1, 8, 8), 10)

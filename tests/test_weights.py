@@ -141,6 +141,17 @@ def test_missing_weights_name_the_command(monkeypatch, tmp_path):
         load_network("dninn-st-s25", "paper")
 
 
+def test_a_budget_that_does_not_exist_is_no_budget_to_train_with():
+    for name in ("dninn-st-s25", "dncnn-authors-s25"):
+        with pytest.raises(ValueError, match="budget is 'lptop'; expected one of smoke, laptop, paper"):
+            load_network(name, "lptop")
+
+
+def test_the_authors_networks_take_no_weights_of_ours(tmp_path):
+    with pytest.raises(ValueError, match="dncnn-authors-s25 is read from its authors' file"):
+        load_network("dncnn-authors-s25", weights=tmp_path / "other.safetensors")
+
+
 def test_a_card_that_cannot_be_read_is_named(saved):
     _, path = saved
     path.with_suffix(".json").write_text('{"experiment": "dninn-')
@@ -207,7 +218,9 @@ def test_our_blind_network_comes_with_our_estimator(monkeypatch, tmp_path, rando
     entry = experiments.experiment("dninn-st-s25")
     blind, estimator = WINNet(sigma=None), NENet()
     for name, network in (("winnet-blind", blind), ("nenet", estimator)):
-        save_weights(randomised(network, gain=0.5), tmp_path / f"{name}.safetensors", {"experiment": name})
+        save_weights(
+            randomised(network, gain=0.5), tmp_path / f"{name}.safetensors", {"experiment": name, "budget": "laptop"}
+        )
     entries = {
         name: dataclasses.replace(entry, name=name, model=model, sigma=None, options={})
         for name, model in (("winnet-blind", "WINNet"), ("nenet", "NENet"))
