@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from invdenoise import bench, paths
 from invdenoise.kernels import LIFTING_NET, Kernel
@@ -138,6 +139,18 @@ def test_speeds_come_with_their_ratio_and_verdict(measure, aims, tiny):
             assert row["ratio"] == pytest.approx(quotient)
         if "target" in row:
             assert row["met"] == (row["ratio"] >= float(row["target"].split()[-1]))
+
+
+def test_the_plain_form_is_the_network():
+    network = bench._woken_winnet()
+    noisy, sigma = torch.rand(2, 1, 9, 14), torch.tensor([5.0, 50.0]).view(-1, 1, 1, 1)
+    with torch.no_grad():
+        for shrink in network.shrinkers[0].shrink:  # thresholds that cut
+            shrink.weight.fill_(0.5)
+        expected = network(noisy, sigma)
+        torch.testing.assert_close(bench.plain_winnet(network, noisy, sigma), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(bench._plain(network)(noisy, sigma), expected, atol=1e-5, rtol=0)
+    assert (expected - noisy).abs().max() > 0.05
 
 
 def test_inference_says_what_the_fast_setting_costs(tiny):
