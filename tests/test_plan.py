@@ -175,7 +175,7 @@ def test_a_warm_training_waits_for_the_weights_it_starts_from():
     assert waits["dninn-lista-2scale-s15"] == found.weights_files("dninn-lista-s15")
     for name, files in waits.items():
         start = experiments()[name].recipe("laptop").start
-        expected = found.weights_files(start) if start else []
+        expected = found.weights_files(start)[:1] if start else []  # without the estimator of a blind network
         assert files == expected + (found.weights_files("nenet") if name == "winnet-blind" else [])
     for budget in ("smoke", "paper"):  # from scratch, but the blind network is tried with the estimator
         plain = make_plan(budget)

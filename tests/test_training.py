@@ -604,6 +604,16 @@ def test_a_warm_start_takes_the_other_weights_and_the_card_says_so(declare, watc
     assert json.loads((quietly("b", "smoke").folder / "weights.json").read_text())["started_from"] is None
 
 
+def test_a_start_from_a_blind_network_does_without_its_estimator(declare):
+    small = {"num_pairs": 1, "num_blocks": 1, "num_features": 4, "num_atoms": 16, "num_lista_layers": 1}
+    declare(options=small, sigma=[0, 55], model="WINNet", levels="patch", clip=1.0)
+    quietly("a", "laptop")
+    with pytest.raises(ValueError, match="no experiment 'nenet'"):
+        load_network("a", "laptop")
+    card = json.loads((quietly("b", "laptop").folder / "weights.json").read_text())
+    assert card["started_from"].startswith("a (") and card["sigma"] == 50
+
+
 def test_weights_taken_over_move_in_proportion_to_their_own_rate(declare):
     def moved(**settings):
         declare(**settings, ema=0.0)

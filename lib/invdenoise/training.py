@@ -303,7 +303,7 @@ class _Trainer:
         if self.recipe.start is None:
             return None
         local = weights_path(self.recipe.start, self.budget)
-        trained = load_network(self.recipe.start, self.budget if local.exists() else None)
+        trained = load_network(self.recipe.start, self.budget if local.exists() else None, with_estimator=False)
         self.taken_over = network.start_from(trained)
         return f"{self.recipe.start} ({trained.card['sha256'][:12]})"
 

@@ -133,13 +133,16 @@ def _restore(weights: Path) -> str:
     return f"restore it with `git checkout {weights.absolute().relative_to(paths.ROOT)}` or "
 
 
-def load_network(name: str, budget: str | None = None, weights: Path | str | None = None) -> DenoisingNetwork | NENet:
+def load_network(
+    name: str, budget: str | None = None, weights: Path | str | None = None, with_estimator: bool = True
+) -> DenoisingNetwork | NENet:
     """A trained network in evaluation mode, laid out for fast inference; a blind WINNet with its noise estimator.
 
     Args:
         name: an experiment, or the authors' weights "dncnn-authors-s25", "winnet-authors-blind" and so on (`AUTHORS`).
         budget: take the weights of the local run of this budget; None takes the released ones.
         weights: take this file instead.
+        with_estimator: load the estimator of a blind WINNet too.
 
     Raises:
         ValueError: unknown name, or weights that belong to another network.
@@ -168,7 +171,7 @@ def load_network(name: str, budget: str | None = None, weights: Path | str | Non
         load_weights(network, path)
         estimator = ESTIMATOR if isinstance(network, WINNet) and network.sigma is None else None
     network.name = name
-    if estimator:
+    if estimator and with_estimator:
         network.estimator = load_network(estimator, budget)
     return network.eval().to(memory_format=torch.channels_last)
 
