@@ -75,3 +75,14 @@ def test_loading_a_network_for_speed_does_not_load_the_compiler():
     check = "import sys; from invdenoise.models import DnINN; DnINN().eval().speed_up(); print('torch._inductor' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert shown.stdout.split() == ["False"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "units"),
+    [({"avx2", "avx512f", "amx_tile"}, " (AMX)"), ({"avx2", "avx512f"}, " (AVX-512)"), ({"avx2"}, " (AVX2)"), (set(), "")],
+)
+def test_processors_of_one_name_are_told_apart_by_their_units(monkeypatch, flags, units):
+    monkeypatch.setattr(provenance, "processor_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(provenance, "_processor", lambda: "box")
+    threads = torch.get_num_threads()
+    assert provenance.hardware() == f"{threads} CPU thread{'s' if threads > 1 else ''}, box{units}"

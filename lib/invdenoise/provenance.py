@@ -27,12 +27,17 @@ def commit() -> str:
 
 
 def hardware(device: torch.device | str = "cpu") -> str:
-    """The device in words: the GPU's name, or the number of CPU threads and the processor."""
+    """The device in words: the GPU's name, or the number of CPU threads, the processor and its widest arithmetic units.
+
+    Processors of several generations share a name.
+    """
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{threads} CPU thread{'s' * (threads > 1)}, {_processor()}"
+    units = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
+    widest = next((f" ({text})" for flag, text in units.items() if flag in processor_flags()), "")
+    return f"{threads} CPU thread{'s' * (threads > 1)}, {_processor()}{widest}"
 
 
 def resolve_precision(precision: str, device: torch.device | str = "cpu") -> str:
