@@ -79,7 +79,12 @@ def test_loading_a_network_for_speed_does_not_load_the_compiler():
 
 @pytest.mark.parametrize(
     ("flags", "units"),
-    [({"avx2", "avx512f", "amx_tile"}, " (AMX)"), ({"avx2", "avx512f"}, " (AVX-512)"), ({"avx2"}, " (AVX2)"), (set(), "")],
+    [
+        ({"avx2", "avx512f", "amx_tile"}, " (AMX)"),
+        ({"avx2", "avx512f"}, " (AVX-512)"),
+        ({"avx2"}, " (AVX2)"),
+        (set(), ""),
+    ],
 )
 def test_processors_of_one_name_are_told_apart_by_their_units(monkeypatch, flags, units):
     monkeypatch.setattr(provenance, "processor_flags", lambda: frozenset(flags))
