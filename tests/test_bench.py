@@ -77,11 +77,11 @@ def test_memory_of_a_step_grows_with_the_pairs_unless_they_are_recomputed(monkey
 @pytest.mark.parametrize(
     ("kernels", "bfloat16", "compiler", "dninn", "dncnn"),
     [
-        (("bfloat16", "float32"), True, True, "bfloat16 in own kernel", "compiled bfloat16"),
-        (("float32",), True, True, "float32 in own kernel", "compiled bfloat16"),
+        (("bfloat16", "float32"), True, True, "bfloat16 in own kernel", "compiled float32"),
+        (("float32",), True, True, "float32 in own kernel", "compiled float32"),
         (("float32",), False, True, "float32 in own kernel", "compiled float32"),
         ((), False, True, "compiled float32", "compiled float32"),
-        ((), True, False, "bfloat16", "bfloat16"),
+        ((), True, False, "bfloat16", "float32"),
     ],
 )
 def test_the_setting_is_named_as_it_runs(monkeypatch, kernels, bfloat16, compiler, dninn, dncnn):

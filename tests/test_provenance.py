@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from invdenoise import provenance
-from invdenoise.models import DnCNN
+from invdenoise.models import DnCNN, DnINN
 from invdenoise.provenance import resolve_precision
 
 
@@ -51,10 +51,15 @@ def test_an_unknown_precision_is_refused_with_the_known_ones():
         resolve_precision("half")
 
 
-def test_a_network_without_a_kernel_is_sped_up_in_the_precision_that_suits_the_processor(processor):
+def test_a_network_without_a_kernel_is_sped_up_in_the_precision_that_suits_the_processor(processor, monkeypatch):
+    monkeypatch.setattr(DnINN, "has_kernel", lambda *_: False)
     for flags, expected in (("avx2", "float32"), ("avx512_bf16", "bfloat16")):
         processor(flags)
-        assert DnCNN().eval().speed_up(compiled=False).precision == expected
+        assert DnINN().eval().speed_up(compiled=False).precision == expected
+        # It is trained in what the processor has, and asked for it works so; by itself it stays exact.
+        assert DnCNN().resolve_precision("fastest") == expected
+        assert DnCNN().eval().speed_up("bfloat16", compiled=False).precision == "bfloat16"
+        assert DnCNN().eval().speed_up(compiled=False).precision == "float32"
 
 
 def test_the_compiler_is_the_one_of_torch_compile(monkeypatch):

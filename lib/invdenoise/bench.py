@@ -222,7 +222,7 @@ def _status(key: str) -> int:
 
 def _fastest_setting(network: DenoisingNetwork) -> str:
     """What `speed_up` makes of a network here, in words."""
-    precision = network.resolve_precision("fastest")
+    precision = network.fastest_precision()
     if network.has_kernel(torch.device("cpu"), precision):
         return f"{precision} in own kernel"
     return f"compiled {precision}" if can_compile() else precision

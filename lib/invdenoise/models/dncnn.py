@@ -62,6 +62,10 @@ class DnCNN(DenoisingNetwork):
         """The noise in `noisy`, `(B, 1, H, W)`, in units of the image."""
         return self.layers(noisy)
 
+    def fastest_precision(self, device: torch.device | str = "cpu") -> str:
+        """float32: bfloat16 costs 0.006 dB at one noise level and up to 0.1 dB in the blind network. Training takes it."""
+        return "float32"
+
     def forward(self, noisy: Tensor) -> Tensor:
         """The denoised image `(B, 1, H, W)`, not clamped."""
         return noisy - self.predict_noise(noisy)
