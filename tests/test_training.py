@@ -166,7 +166,13 @@ def child(path, mode, *arguments, launcher=()):
     script.write_text(CHILD)
     environment = {**os.environ, "PYTHONPATH": str(paths.ROOT / "lib")}
     command = [sys.executable, *launcher, str(script), str(path), mode, *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def heeds_ctrl_c():  # a shell's background jobs, of which these tests may be one, are told to ignore it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heeds_ctrl_c
+    )
 
 
 @pytest.mark.slow
