@@ -18,7 +18,7 @@ ENV := .venv/.ready
 endif
 
 help: ## print this
-	@echo "Usage: make TARGET [BUDGET=released|smoke|laptop|paper] [PAPER=all|linn|winnet] [CORES=n]"
+	@echo "Usage: make TARGET [BUDGET=released|smoke|laptop|paper] [PAPER=all|<folder of notebooks/>] [CORES=n]"
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(ENV) ## set up .venv from requirements.txt (other targets do it by themselves)
@@ -31,17 +31,17 @@ env: $(ENV) ## set up .venv from requirements.txt (other targets do it by themse
 	@touch $@
 
 data: $(ENV) ## fetch every dataset, and list what is there and what could not be had
-	python -m invdenoise.datasets
+	python -m invdenoise.data.fetch
 
-paper: $(ENV) ## regenerate every table, figure and the report from the released weights; BUDGET=smoke trains too, PAPER=linn is one paper
-	python -m invdenoise.paper --budget $(BUDGET) --paper $(PAPER) --cores $(CORES)
+paper: $(ENV) ## regenerate every table, figure and the report from the released weights; BUDGET=smoke trains too, PAPER=<folder> is one paper
+	python -m invdenoise.run --budget $(BUDGET) --paper $(PAPER) --cores $(CORES)
 
-train: $(ENV) ## train or resume one run: make train EXPERIMENT=dninn-st-s25 BUDGET=laptop
-	@test -n "$(EXPERIMENT)" || { echo "error: name an experiment of experiments.yaml: make train EXPERIMENT=dninn-st-s25 BUDGET=laptop"; exit 2; }
+train: $(ENV) ## train or resume one network: make train EXPERIMENT=<name> BUDGET=laptop
+	@test -n "$(EXPERIMENT)" || { echo "error: name a network of notebooks/*/paper.yaml: make train EXPERIMENT=<name> BUDGET=laptop"; exit 2; }
 	python -m invdenoise.training $(EXPERIMENT) --budget $(if $(filter released,$(BUDGET)),laptop,$(BUDGET))
 
-ablations: $(ENV) ## train short runs, one setting of the recipe changed in each (two hours)
-	python -m invdenoise.training $$(python -c 'from invdenoise.experiments import ablations; print(*ablations())')
+ablations: $(ENV) ## train short runs, one setting of a recipe changed in each
+	python -m invdenoise.training $$(python -c 'from invdenoise.papers import ablations; print(*ablations())')
 
 lab: $(ENV) ## open the notebooks in JupyterLab
 	jupyter lab notebooks/00_tour.ipynb
@@ -59,11 +59,11 @@ bench: $(ENV) ## measure speed and memory against the targets -> results/bench.c
 cluster: $(ENV) ## the same graph through SLURM: make cluster PROFILE=profiles/slurm
 	snakemake --workflow-profile $(or $(PROFILE),profiles/slurm) --config budget=$(BUDGET)
 
-release: $(ENV) ## maintainers: make the local run the released one, and refresh the README's table
-	python -m invdenoise.release
+release: $(ENV) ## maintainers: make the local run the released one, and refresh the READMEs' tables
+	python -m invdenoise.report.release
 
-readme: $(ENV) ## refresh the README's table from results/released
-	python -m invdenoise.release --readme
+readme: $(ENV) ## refresh the READMEs' tables from results/released
+	python -m invdenoise.report.release --readme
 
 # A CUDA build of PyTorch asks for NVIDIA's libraries and Triton by itself, at its own versions, and the CPU build needs
 # none of them: as pins they would weigh gigabytes everywhere. The build ("+cpu", "+cu130") is left to pip for the same reason.
@@ -76,7 +76,7 @@ pins: ## maintainers: write requirements.txt from a fresh environment with pypro
 	mv requirements.new requirements.txt; rm -r .venv-pins
 
 clean: ## delete what `make paper` wrote; asks before local training runs; never touches released results
-	rm -rf results/scores results/deblurring results/tables results/figures results/notebooks results/bench.csv results/report.html results/smoke .snakemake
+	rm -rf results/scores results/tables results/figures results/notebooks results/bench.csv results/report.html results/smoke .snakemake
 	@if [ -d results/runs ]; then read -r -p "Delete local training in results/runs too? [y/N] " a; [ "$$a" != y ] || rm -rf results/runs; fi
 
 .PHONY: help env data paper train ablations lab test bench cluster release readme pins clean

@@ -10,9 +10,9 @@ import torch
 from skimage import data, io
 from skimage.restoration import denoise_wavelet
 
-from invdenoise import classical
-from invdenoise.metrics import psnr
-from invdenoise.noise import awgn, noise_generator
+from invdenoise.data.noise import awgn, noise_generator
+from invdenoise.models import classical
+from invdenoise.tasks.metrics import psnr
 
 SIGMA = 25
 SET12 = Path(os.environ.get("DATA_MIRROR") or "no-mirror") / "set12"

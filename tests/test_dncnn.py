@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from skimage import io
 from torch import nn
 
-from invdenoise.metrics import psnr
+from invdenoise.data.noise import awgn, noise_generator
 from invdenoise.models.dncnn import BFCNN, DnCNN, fold_batch_norm, read_authors_weights
-from invdenoise.noise import awgn, noise_generator
+from invdenoise.tasks.metrics import psnr
 
 MIRROR = Path(os.environ.get("DATA_MIRROR") or "no-mirror")
 WEIGHTS = MIRROR / "weights" / "dncnn"

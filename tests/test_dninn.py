@@ -10,9 +10,12 @@ import pytest
 import pywt
 import torch
 
-from invdenoise import lifting
-from invdenoise.models import DnCNN, DnINN
-from invdenoise.shrinkage import SoftThreshold
+from invdenoise import kernels
+from invdenoise.layers import lifting
+from invdenoise.layers.lifting import randomise_last_kernels
+from invdenoise.layers.shrinkage import SoftThreshold
+from invdenoise.models.dncnn import DnCNN
+from invdenoise.models.dninn import DnINN
 
 SMALL = dict(num_pairs=2, num_layers=2, num_features=4)
 
@@ -229,11 +232,22 @@ def test_constant_memory_gives_the_same_gradients(shrinkage, randomised):
 def test_speed_up_in_bfloat16_stays_close(network):
     noisy = image(24, 17)
     exact = network.denoise(noisy, 25)
-    fast = copy.deepcopy(network).speed_up("bfloat16", compiled=False).denoise(noisy, 25)
+    fast = kernels.speed_up(copy.deepcopy(network), "bfloat16", compiled=False).denoise(noisy, 25)
     assert fast.dtype == torch.float32
     assert 0 < (fast - exact).abs().max() < 0.02 and (fast - exact).pow(2).mean().sqrt() < 0.003
     with pytest.raises(ValueError, match="precision is 'half'; expected fastest, float32 or bfloat16"):
-        network.speed_up("half")
+        kernels.speed_up(network, "half")
+
+
+def test_last_kernels_may_be_drawn_so_that_no_step_is_empty():
+    network = DnINN(**SMALL)
+    before = copy.deepcopy(network.state_dict())
+    torch.manual_seed(0)
+    assert randomise_last_kernels(network, std=0.5) is network
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {f"linns.0.layers.{i}.{net}.4.weight" for i in (0, 1) for net in ("predict", "update")}
+    drawn = torch.cat([network.state_dict()[name].flatten() for name in changed])
+    assert drawn.std().item() == pytest.approx(0.5, rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -116,9 +116,9 @@ def test_commands_named_in_texts_are_targets():
     [
         (
             ["paper", "BUDGET=smoke", "PAPER=linn", "CORES=3"],
-            "python -m invdenoise.paper --budget smoke --paper linn --cores 3",
+            "python -m invdenoise.run --budget smoke --paper linn --cores 3",
         ),
-        (["paper", "CORES=1"], "python -m invdenoise.paper --budget released --paper all --cores 1"),
+        (["paper", "CORES=1"], "python -m invdenoise.run --budget released --paper all --cores 1"),
         (["train", "EXPERIMENT=dninn-st-s25"], "python -m invdenoise.training dninn-st-s25 --budget laptop"),
         (
             ["train", "EXPERIMENT=dninn-st-s25", "BUDGET=paper"],
@@ -133,7 +133,7 @@ def test_a_target_runs_the_command_it_promises(make, arguments, command):
 def test_training_without_an_experiment_says_what_to_type(make):
     shown = make("train", "BIN=elsewhere/bin")
     assert shown.returncode == 2
-    assert "make train EXPERIMENT=dninn-st-s25 BUDGET=laptop" in shown.stdout
+    assert "make train EXPERIMENT=<name> BUDGET=laptop" in shown.stdout
 
 
 def test_another_python_is_refused_before_anything_is_installed(make, tmp_path):

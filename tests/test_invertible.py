@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from invdenoise.invertible import Invertible, InvertibleSequence
-from invdenoise.lifting import LINN, LiftingNet, LiftingPair
-from invdenoise.models import DnINN
-from invdenoise.transforms import UndecimatedHaar
+from invdenoise.layers.invertible import Invertible, InvertibleSequence
+from invdenoise.layers.lifting import LINN, LiftingNet, LiftingPair
+from invdenoise.layers.transforms import RedundantDCT, UndecimatedHaar
+from invdenoise.models.dninn import DnINN
+from invdenoise.models.winnet import WINNet
 
 SMALL = dict(num_layers=2, num_features=4)
 
@@ -31,14 +32,62 @@ class Bend(Invertible):
         return math.log(2) * detail.sign().flatten(1).sum(1)
 
 
-class Decomposition(nn.Module):
-    """The two directions of one scale of DnINN."""
+class AffineCoupling(Invertible):
+    """detail -> detail * exp(s) + t; s and t depend on coarse and on sigma, a side input that passes unchanged."""
 
-    def __init__(self, **options):
+    def __init__(self):
         super().__init__()
-        self.network = DnINN(num_scales=2, **options)
-        self.forward = lambda image: self.network.decompose(image, 1)
-        self.inverse = lambda coarse, detail: self.network.reconstruct(coarse, detail, 1)
+        self.net = nn.Conv2d(1, 6, 3, padding=1)
+
+    def scale_and_shift(self, coarse, sigma):
+        scale, shift = self.net(coarse * sigma).chunk(2, dim=1)
+        return torch.tanh(scale), shift
+
+    def forward(self, coarse, detail, sigma):
+        return self.forward_log_det(coarse, detail, sigma)[0]
+
+    def inverse(self, coarse, detail, sigma):
+        scale, shift = self.scale_and_shift(coarse, sigma)
+        return coarse, (detail - shift) * torch.exp(-scale), sigma
+
+    def log_det(self, coarse, detail, sigma):
+        return self.forward_log_det(coarse, detail, sigma)[1]
+
+    def forward_log_det(self, coarse, detail, sigma):
+        scale, shift = self.scale_and_shift(coarse, sigma)
+        return (coarse, detail * torch.exp(scale) + shift, sigma), scale.flatten(1).sum(1)
+
+
+class Update(Invertible):
+    """A lifting step that takes the side input too. Its log-determinant is a constant, without a gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Conv2d(3, 1, 3, padding=1)
+
+    def forward(self, coarse, detail, sigma):
+        return coarse + torch.tanh(self.net(detail)) * sigma, detail, sigma
+
+    def inverse(self, coarse, detail, sigma):
+        return coarse - torch.tanh(self.net(detail)) * sigma, detail, sigma
+
+    def log_det(self, coarse, detail, sigma):
+        return coarse.new_zeros(len(coarse))
+
+
+def couplings(constant_memory=False) -> InvertibleSequence:
+    inner = InvertibleSequence([AffineCoupling(), Update()])
+    return InvertibleSequence([Update(), AffineCoupling(), Update(), inner, AffineCoupling()], constant_memory)
+
+
+class Decomposition(nn.Module):
+    """The two directions of one scale of DnINN, or of one level of WINNet."""
+
+    def __init__(self, network, **where):
+        super().__init__()
+        self.network = network
+        self.forward = lambda image: network.decompose(image, **where)
+        self.inverse = lambda coarse, detail: network.reconstruct(coarse, detail, **where)
 
 
 def pair() -> LiftingPair:
@@ -59,15 +108,20 @@ BLOCKS = {
     "linn of the paper": (LINN, 5e-5),
     "nested sequence": (nested, 1e-4),
     "recomputing sequence": (lambda: nested(constant_memory=True), 1e-4),
-    "dninn": (lambda: Decomposition(**SMALL), 2e-5),
-    "dninn of the paper": (Decomposition, 2e-5),
+    "dct": (RedundantDCT, 5e-6),
+    "affine coupling": (couplings, 1e-4),
+    "dninn": (lambda: Decomposition(DnINN(num_scales=2, **SMALL), scale=1), 2e-5),
+    "dninn of the paper": (lambda: Decomposition(DnINN(num_scales=2), scale=1), 2e-5),
+    "winnet": (lambda: Decomposition(WINNet(2, num_features=4, num_blocks=1), sigma=25.0, level=1), 1e-5),
 }
 
 
 def state_of(block, dtype, height=7, width=10, batch=2, seed=0):
     """Unit normal numbers that `block` takes: an image, or coarse and detail parts."""
     generator = torch.Generator().manual_seed(seed)
-    channels = (1,) if isinstance(block, UndecimatedHaar | Decomposition) else (1, 3)
+    if isinstance(block, InvertibleSequence) and any(isinstance(layer, AffineCoupling) for layer in block):
+        return coupling_state(batch, height, width, dtype)
+    channels = (1,) if isinstance(block, UndecimatedHaar | RedundantDCT | Decomposition) else (1, 3)
     return tuple(torch.randn(batch, c, height, width, generator=generator, dtype=dtype) for c in channels)
 
 
@@ -135,6 +189,89 @@ def test_log_det_is_that_of_the_numerical_jacobian(build, randomised):
         assert torch.equal(log_det, torch.zeros(2, dtype=torch.float64))
     else:
         assert log_det.abs().min() > 0.5 and log_det[0] != log_det[1]
+
+
+def coupling_state(batch=2, height=2, width=3, dtype=torch.float64):
+    """Coarse and detail, and a noise level for each image."""
+    sigma = torch.linspace(0.5, 2, batch, dtype=dtype).view(-1, 1, 1, 1)
+    return *state_of(None, dtype, height, width, batch), sigma
+
+
+@pytest.mark.parametrize("constant_memory", [False, True], ids=["ordinary", "constant memory"])
+def test_forward_log_det_is_the_output_and_the_log_det_of_the_numerical_jacobian(constant_memory, randomised):
+    block = randomised(couplings(constant_memory)).double()
+    state = coupling_state()
+    outputs, log_det = block.forward_log_det(*state)
+    for found, expected in zip(outputs, block(*state), strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(log_det, block.log_det(*state)) and torch.equal(outputs[2], state[2])
+    for given, got in zip(state, block.inverse(*outputs), strict=True):
+        torch.testing.assert_close(got, given, rtol=0, atol=1e-10)
+    for image in range(2):
+        coarse, detail, sigma = (part[image : image + 1] for part in state)
+
+        def flat(x, shape=detail.shape, sigma=sigma):
+            coarse, detail = x.split([6, 18])
+            return torch.cat([y.flatten() for y in block(coarse.view(1, 1, 2, 3), detail.view(shape), sigma)[:2]])
+
+        jacobian = torch.autograd.functional.jacobian(flat, torch.cat([coarse.flatten(), detail.flatten()]))
+        assert log_det[image].item() == pytest.approx(torch.linalg.slogdet(jacobian).logabsdet.item(), abs=1e-9)
+    assert log_det.abs().min() > 0.1 and (log_det[0] - log_det[1]).abs() > 0.1
+
+
+@pytest.mark.parametrize("build", [pair, nested, Bend], ids=["pair", "nested", "bend"])
+def test_forward_log_det_of_every_layer_is_its_two_methods(build, randomised):
+    block, state = randomised(build()), state_of(None, torch.float32)
+    outputs, log_det = block.forward_log_det(*state)
+    assert isinstance(outputs, tuple) and torch.equal(log_det, block.log_det(*state))
+    assert all(torch.equal(a, b) for a, b in zip(outputs, block(*state), strict=True))
+
+
+@pytest.mark.parametrize("constant_memory", [False, True], ids=["ordinary", "constant memory"])
+def test_one_pass_runs_each_layer_once(constant_memory, randomised):
+    block, calls = randomised(couplings(constant_memory)).double(), []
+    nets = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
+    for net in nets:
+        net.register_forward_hook(lambda net, *_: calls.append(net))
+    for run in (block.forward_log_det, block.log_det, block):
+        calls.clear()
+        run(*coupling_state())
+        assert calls == nets
+
+
+@pytest.mark.parametrize("used", ["outputs", "log_det", "both"])
+def test_recomputed_gradients_of_output_and_log_det_are_the_ordinary_ones(used, randomised):
+    results = []
+    for block in both(couplings, randomised):
+        inputs = [part.clone().requires_grad_() for part in coupling_state(3, 5, 6)]
+        outputs, log_det = block.forward_log_det(*inputs)
+        loss = 0
+        if used != "log_det":
+            loss = loss + loss_of(outputs, (1.0, 0.5, 0.1))
+        if used != "outputs":
+            loss = loss + (log_det * torch.tensor([0.3, -0.2, 0.5])).pow(2).sum()
+        loss.backward()
+        gradients = [tensor.grad for tensor in (*inputs, *block.parameters())]
+        results.append(
+            [
+                torch.zeros_like(t) if g is None else g
+                for t, g in zip([*inputs, *block.parameters()], gradients, strict=True)
+            ]
+        )
+    assert_same(results[1], results[0])
+    assert sum(gradient.abs().max() > 1e-4 for gradient in results[0]) >= 8, "the gradients are too small to tell"
+
+
+def test_gradcheck_of_output_and_log_det(randomised):
+    chain = randomised(couplings(constant_memory=True), gain=0.5).double()
+    inputs = [part.requires_grad_() for part in coupling_state(1)]
+    parameters = list(chain.parameters())[::3]
+
+    def run(*tensors):  # parameters are arguments so that gradcheck moves them
+        outputs, log_det = chain.forward_log_det(*tensors[:3])
+        return *outputs[:2], log_det
+
+    assert torch.autograd.gradcheck(run, (*inputs, *parameters), eps=1e-6, atol=1e-6)
 
 
 # -- constant memory --------------------------------------------------------------------------------------------------
@@ -274,7 +411,7 @@ def test_bfloat16_autocast_trains_every_kernel(inside, randomised):
         assert (ours - theirs).norm() < 0.05 * theirs.norm() + 1e-6
 
 
-def saved_bytes(num_pairs, constant_memory, randomised):
+def saved_bytes(num_pairs, constant_memory, randomised, method="forward"):
     """Bytes and number of the tensors that the backward pass keeps, in autograd or in Python; parameters left out."""
     chain = randomised(LINN(num_pairs, **SMALL, constant_memory=constant_memory))
     kept = {}
@@ -288,7 +425,11 @@ def saved_bytes(num_pairs, constant_memory, randomised):
     gc.collect()
     given = {thing.data_ptr() for thing in gc.get_objects() if type(thing) in (torch.Tensor, nn.Parameter)}
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = chain(*state)
+        outputs = getattr(chain, method)(*state)
+    if method == "forward_log_det":  # the log-determinant itself is a result, not kept for the backward pass
+        outputs, log_det = outputs
+        given.add(log_det.data_ptr())
+        del log_det
     assert outputs[0].requires_grad
     gc.collect()
     for thing in gc.get_objects():
@@ -301,6 +442,7 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_depth(randomised)
     short, long = (saved_bytes(pairs, True, randomised) for pairs in (4, 16))
     state = 2 * 16 * 16 * 4 * 4  # batch, height, width, channels, bytes
     assert short == long == (state, 2)  # the outputs and nothing else
+    assert saved_bytes(16, True, randomised, "forward_log_det") == long
     ordinary_short, ordinary_long = (saved_bytes(pairs, False, randomised) for pairs in (4, 16))
     assert ordinary_long[0] > 3.5 * ordinary_short[0] > 30 * state
 

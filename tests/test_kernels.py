@@ -1,25 +1,36 @@
 """The kernels of LiftingNet against PyTorch's own operations: bfloat16 on AMX, float32 on any processor."""
 
 import copy
+import ctypes
 import dataclasses
+import pickle
 import platform
+import shutil
 import subprocess
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
 from invdenoise import kernels
-from invdenoise.kernels import LIFTING_NET, Kernel
-from invdenoise.lifting import LiftingNet
-from invdenoise.models import DnCNN, DnINN
-from invdenoise.provenance import cpu_compiler
+from invdenoise.device import cpu_compiler
+from invdenoise.kernels import LIFTING_NET, WINNET, Kernel, build
+from invdenoise.layers.lifting import LiftingNet
+from invdenoise.models.dncnn import DnCNN
+from invdenoise.models.dninn import DnINN
 
 needs_amx = pytest.mark.skipif(not LIFTING_NET["bfloat16"].available(), reason="this processor has no AMX")
 needs_compiler = pytest.mark.skipif(cpu_compiler() is None, reason="no C++ compiler")
 PRECISIONS = [pytest.param("float32", marks=needs_compiler), pytest.param("bfloat16", marks=needs_amx)]
 CPU = torch.device("cpu")
 BF16 = dict(device_type="cpu", dtype=torch.bfloat16)
+
+
+@pytest.fixture(autouse=True)
+def nothing_warned_of(monkeypatch):
+    """A fault is named once in a process; every test sees it."""
+    monkeypatch.setattr(build, "_warned", set())
 
 
 def integer_net(num_in, num_out, num_layers, num_features=16):
@@ -36,15 +47,13 @@ def integer_net(num_in, num_out, num_layers, num_features=16):
 def dyadic_net(num_in, num_out, num_layers, num_features):
     """A net whose values, for whole numbers, stay well away from its thresholds.
 
-    Kernels are whole, and the thresholds of layer l odd multiples of 2**-(l+1) where values are multiples of 2**-l: which of them
-    pass, and with them the gradients, does not hang on rounding.
+    Kernels are whole numbers. The thresholds of layer l are odd multiples of 2**-(l+1), its values multiples of 2**-l.
+    So rounding does not change which values pass, nor the gradients.
     """
     net = LiftingNet(num_in, num_out, num_layers, num_features)
     with torch.no_grad():
         for conv in list(net)[::2]:
-            density = min(
-                1.0, 5 / (9 * conv.in_channels)
-            )  # the values of a layer are about twice those of the one before
+            density = min(1.0, 5 / (9 * conv.in_channels))  # values grow about twofold from layer to layer
             signs = 2 * torch.randint_like(conv.weight, 0, 2) - 1
             conv.weight.copy_((torch.rand_like(conv.weight) < density) * signs)
         for layer, shrink in enumerate(list(net)[1::2]):
@@ -53,20 +62,20 @@ def dyadic_net(num_in, num_out, num_layers, num_features):
 
 
 def in_kernel(net, precision):
-    """A function that runs the net in its kernel."""
+    """A function that runs the net in its kernel, where it has one, and leaves it as it was."""
 
     def run(x):
-        net.in_kernel = True
+        kernels.attach(net, precision)
         with torch.autocast(**BF16, enabled=precision == "bfloat16"):
             out = net(x)
-        net.in_kernel = False
+        kernels.detach(net)
         return out
 
     return run
 
 
 def gradients(net, x, out_gradient, run):
-    """What `run` makes of `x`, and the gradients by `x` and by each parameter of `net`."""
+    """The output of `run(x)`, and the gradients with respect to `x` and each parameter of `net`."""
     x = x.clone().requires_grad_()
     net.zero_grad()
     out = run(x)
@@ -174,9 +183,14 @@ def test_what_runs_in_the_kernel_and_what_does_not(monkeypatch, precision):
     monkeypatch.setattr(Kernel, "call", lambda self, function, *_: calls.append((self, function)))
     net, x = LiftingNet(3, 1), torch.rand(1, 3, 8, 8)
     net(x)
+    with torch.autocast(**BF16):  # in the precision of the kernel, but not attached
+        net(x)
     in_kernel(LiftingNet(3, 1, num_features=17), precision)(x)
     in_kernel(LiftingNet(3, 1, kernel_size=5), precision)(x)
     in_kernel(LiftingNet(3, 1).double(), precision)(x.double())
+    kernels.attach(net, precision)
+    with torch.autocast(**BF16, enabled=precision == "float32"):  # attached, but for the other precision
+        net(x)
     assert calls == []
     in_kernel(net, precision)(x)
     assert calls == [(LIFTING_NET[precision], "lifting_net_forward")]
@@ -247,25 +261,51 @@ def test_a_picture_keeps_its_values_in_any_batch(precision):
 def test_only_networks_that_fit_say_that_they_have_a_kernel(monkeypatch):
     monkeypatch.setattr(Kernel, "available", lambda _: True)
     for precision in LIFTING_NET:
-        assert DnINN().has_kernel(CPU, precision) and DnINN(num_scales=2).has_kernel(CPU, precision)
-        assert not DnINN().has_kernel(torch.device("cuda"), precision)
-        assert not DnINN(num_features=32).has_kernel(CPU, precision)
-        assert not DnINN(kernel_size=5).has_kernel(CPU, precision)
-        assert not DnCNN().has_kernel(CPU, precision)
+        assert kernels.has_kernel(DnINN(), CPU, precision) and kernels.has_kernel(DnINN(num_scales=2), "cpu", precision)
+        assert not kernels.has_kernel(DnINN(), "cuda", precision)
+        assert not kernels.has_kernel(DnINN(num_features=32), CPU, precision)
+        assert not kernels.has_kernel(DnINN(kernel_size=5), CPU, precision)
+        assert not kernels.has_kernel(DnCNN(), CPU, precision)
     monkeypatch.setattr(Kernel, "available", lambda _: False)
-    assert not any(DnINN().has_kernel(CPU, precision) for precision in LIFTING_NET)
+    assert not any(kernels.has_kernel(DnINN(), CPU, precision) for precision in LIFTING_NET)
 
 
 @pytest.mark.parametrize(
     "there, expected", [(("float32", "bfloat16"), "bfloat16"), (("float32",), "float32"), ((), "bfloat16")]
 )
 def test_the_fastest_precision_is_that_of_the_kernel(monkeypatch, there, expected):
-    """On a processor that computes in bfloat16: its matrix units first, then the kernel in float32, then compiled bfloat16."""
+    """Where the processor computes in bfloat16: its matrix units, else the float32 kernel, else compiled bfloat16."""
     monkeypatch.setattr(Kernel, "available", lambda self: self in [LIFTING_NET[precision] for precision in there])
-    monkeypatch.setattr("invdenoise.provenance._has_bfloat16", lambda _: True)
-    assert DnINN().resolve_precision("fastest") == expected
-    assert DnCNN().resolve_precision("fastest") == "bfloat16"
-    assert DnINN().resolve_precision("float32") == "float32"
+    monkeypatch.setattr("invdenoise.device._has_bfloat16", lambda _: True)
+    assert kernels.resolve_precision(DnINN(), "fastest") == expected
+    assert kernels.resolve_precision(DnCNN(), "fastest") == "bfloat16"
+    assert kernels.resolve_precision(DnINN(), "float32") == "float32"
+    with pytest.raises(ValueError, match="precision is 'half'; expected fastest, float32 or bfloat16"):
+        kernels.resolve_precision(DnINN(), "half")
+
+
+@pytest.mark.parametrize(
+    "there, bfloat16, compiler, dninn, dncnn",
+    [
+        (("bfloat16", "float32"), True, True, "bfloat16 in own kernel", "compiled float32"),
+        (("float32",), True, True, "float32 in own kernel", "compiled float32"),
+        ((), False, True, "compiled float32", "compiled float32"),
+        ((), True, False, "bfloat16", "float32"),
+    ],
+)
+def test_the_setting_is_named_as_it_runs(monkeypatch, there, bfloat16, compiler, dninn, dncnn):
+    compiled = []
+    monkeypatch.setattr(Kernel, "available", lambda self: self in [LIFTING_NET[precision] for precision in there])
+    monkeypatch.setattr("invdenoise.device._has_bfloat16", lambda _: bfloat16)
+    monkeypatch.setattr("invdenoise.kernels.routing.can_compile", lambda _: compiler)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: compiled.append(module))
+    for network, expected in ((DnINN(), dninn), (DnCNN(), dncnn)):
+        compiled.clear()
+        assert kernels.setting(network) == expected
+        kernels.speed_up(network)
+        assert network.precision in expected and bool(compiled) == ("compiled" in expected)
+        attached = [part for part in network.modules() if hasattr(part, "kernel_precision")]
+        assert len(attached) == (8 if "own kernel" in expected else 0)
 
 
 @needs_compiler
@@ -277,11 +317,56 @@ def test_speed_up_in_float32_takes_the_kernel_and_plain_denoising_does_not(monke
     call = Kernel.call
     monkeypatch.setattr(Kernel, "call", lambda self, *rest: calls.append(self) or call(self, *rest))
     network.denoise(noisy, 25)
-    copy.deepcopy(network).speed_up("float32", compiled=False).denoise(noisy, 25)
+    kernels.speed_up(copy.deepcopy(network), "float32", compiled=False).denoise(noisy, 25)
     assert calls == []
-    fast = network.speed_up("float32").denoise(noisy, 25)
+    fast = kernels.speed_up(network, "float32").denoise(noisy, 25)
     assert calls == [LIFTING_NET["float32"]] * 16
     assert 0 < (fast - plain).abs().max() < 1e-5
+    calls.clear()
+    assert torch.equal(kernels.detach(network).denoise(noisy, 25), plain) and calls == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_a_copy_is_attached_too_and_uses_its_own_weights(copied, monkeypatch, randomised):
+    network = randomised(DnINN(num_layers=2), gain=0.5).eval()
+    names, noisy = list(network.state_dict()), torch.rand(1, 1, 20, 30)
+    kernels.attach(network)
+    assert list(network.state_dict()) == names
+    before = network.denoise(noisy, 25)
+    other = randomised(copied(network), seed=1, gain=0.5)
+    calls = []
+    call = Kernel.call
+    monkeypatch.setattr(Kernel, "call", lambda self, *rest: calls.append(self) or call(self, *rest))
+    found = other.denoise(noisy, 25)
+    assert len(calls) == 16 and torch.equal(network.denoise(noisy, 25), before)
+    expected = randomised(DnINN(num_layers=2), seed=1, gain=0.5).eval().denoise(noisy, 25)
+    assert 0 < (found - expected).abs().max() < 1e-5 < (found - before).abs().max()
+
+
+@needs_compiler
+def test_the_average_of_weights_is_attached_and_follows(randomised):
+    network = kernels.attach(randomised(DnINN(num_layers=2), gain=0.5))
+    average = torch.optim.swa_utils.AveragedModel(network)
+    average.update_parameters(network)
+    noisy = torch.rand(1, 1, 20, 30)
+    assert torch.equal(average.module.denoise(noisy, 25), network.denoise(noisy, 25))
+    average.update_parameters(randomised(network, seed=1, gain=0.5))
+    assert not torch.equal(average.module.denoise(noisy, 25), network.denoise(noisy, 25))
+
+
+@needs_compiler
+def test_compiled_code_leaves_the_kernel_aside(monkeypatch, randomised):
+    net = randomised(LiftingNet(1, 3, 2))
+    x, calls = torch.rand(1, 1, 9, 12), []
+    expected = net(x)
+    kernels.attach(net)
+    monkeypatch.setattr(Kernel, "call", lambda self, *_: calls.append(self))
+    net(x)
+    assert len(calls) == 1
+    net.compile(backend="eager", fullgraph=True)
+    torch.testing.assert_close(net(x), expected, rtol=0, atol=1e-6)
+    assert len(calls) == 1
 
 
 @needs_compiler
@@ -291,7 +376,9 @@ def test_training_in_the_kernel_follows_training_without(randomised):
     noisy = clean + 0.1 * torch.randn_like(clean)
     losses = {}
     for use in (True, False):
-        network = randomised(DnINN(num_layers=2), gain=0.5).use_kernel(use)
+        network = randomised(DnINN(num_layers=2), gain=0.5)
+        if use:
+            kernels.attach(network)
         optimizer = torch.optim.SGD(network.parameters(), 1.0)  # Adam would blow up the rounding of gradients near zero
         losses[use] = []
         for _ in range(5):
@@ -312,7 +399,7 @@ def fresh(kernel):
 @pytest.mark.parametrize("kernel", LIFTING_NET.values(), ids=LIFTING_NET)
 def test_a_compiler_that_cannot_build_it_is_named_and_pytorch_serves(monkeypatch, tmp_path, kernel):
     monkeypatch.setenv("INVDENOISE_CACHE", str(tmp_path))
-    monkeypatch.setattr(kernels, "cpu_compiler", lambda: "false")
+    monkeypatch.setattr(build, "cpu_compiler", lambda: "false")
     kernel = dataclasses.replace(kernel, needs=frozenset())
     monkeypatch.setitem(LIFTING_NET, "float32", kernel)
     net, x = LiftingNet(1, 3, 2, identity_start=False), torch.rand(1, 1, 9, 9)
@@ -322,17 +409,104 @@ def test_a_compiler_that_cannot_build_it_is_named_and_pytorch_serves(monkeypatch
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # told once
         assert torch.equal(in_kernel(net, "float32")(x), expected)
+        assert not fresh(WINNET).available()  # nor for another kernel with the same fault
     assert list(tmp_path.rglob("*.so")) == []
 
 
-def test_without_a_compiler_pytorch_serves(monkeypatch):
-    monkeypatch.setattr(kernels, "cpu_compiler", lambda: None)
-    assert not any(kernel.available() for kernel in LIFTING_NET.values())
-    assert not DnINN().has_kernel(CPU, "float32")
+def test_without_a_compiler_pytorch_serves_after_one_warning(monkeypatch):
+    monkeypatch.setattr(build, "cpu_compiler", lambda: None)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setitem(LIFTING_NET, "float32", fresh(LIFTING_NET["float32"]))
+    with pytest.warns(UserWarning) as warned:
+        assert not kernels.has_kernel(DnINN(), CPU, "float32") and not fresh(WINNET).available()
+        network = kernels.attach(DnINN(num_layers=2))
+    assert torch.isfinite(network.denoise(torch.rand(1, 1, 9, 9))).all()
+    (message,) = [str(warning.message) for warning in warned]
+    assert "there is no C++ compiler 'no-such-compiler'. PyTorch's own operations are used" in message
+    assert "apt install g++" in message and "INVDENOISE_KERNELS=off" in message
+
+
+SOURCE = '#include "common.h"\nextern "C" int answer() { return ANSWER; }\n'
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """A folder with the source of a small kernel and the header that all kernels share; an empty cache beside it."""
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    shutil.copy(Path(build.__file__).with_name("common.h"), sources)
+    monkeypatch.setattr(build, "__file__", str(sources / "build.py"))
+    monkeypatch.setenv("INVDENOISE_CACHE", str(tmp_path / "cache"))
+    (sources / "small.cpp").write_text(SOURCE)
+    with open(sources / "common.h", "a") as header:
+        header.write("constexpr int ANSWER = 41;\n")
+    return sources
+
+
+@needs_compiler
+def test_a_change_of_the_shared_header_builds_it_again(folder):
+    assert Kernel("small.cpp")._library.answer() == 41
+    header = folder / "common.h"
+    header.write_text(header.read_text().replace("ANSWER = 41", "ANSWER = 42"))
+    assert Kernel("small.cpp")._library.answer() == 42
+    assert len(list(folder.parent.rglob("cache/**/*.so"))) == 2
+
+
+def without_headers(folder, monkeypatch):
+    (folder / "small.cpp").write_text("#include <no_such_header>\n" + SOURCE)
+
+
+def without_a_compiler_that_starts(folder, monkeypatch):
+    monkeypatch.setattr(build, "cpu_compiler", lambda: "/no/such/compiler")
+
+
+def without_a_cache_to_write_to(folder, monkeypatch):
+    (folder.parent / "file").write_text("")
+    monkeypatch.setenv("INVDENOISE_CACHE", str(folder.parent / "file" / "cache"))
+
+
+def without_the_right_to_execute(folder, monkeypatch):
+    def refuse(path):
+        raise OSError(f"{path}: failed to map segment from shared object")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "spoil, cause, remedy",
+    [
+        (without_headers, "small.cpp could not be built.*no_such_header", "Install the compiler's headers"),
+        (without_a_compiler_that_starts, "/no/such/compiler could not be started", "Name a C.. compiler in CXX"),
+        (
+            without_a_cache_to_write_to,
+            "small.cpp could not be built .*Not a directory",
+            "Set INVDENOISE_CACHE.*written",
+        ),
+        (without_the_right_to_execute, "could not be loaded .*failed to map", "Set INVDENOISE_CACHE.*noexec"),
+    ],
+)
+def test_whatever_is_wrong_is_named_once_with_its_remedy(spoil, cause, remedy, folder, monkeypatch):
+    spoil(folder, monkeypatch)
+    kernel = Kernel("small.cpp")
+    with pytest.warns(UserWarning, match=f"no C.. kernel: .*{cause}.*{remedy}") as warned:
+        assert not kernel.available() and not kernel.available() and not Kernel("small.cpp").available()
+    assert len(warned) == 1
+
+
+def test_kernels_can_be_switched_off(monkeypatch):
+    monkeypatch.setenv("INVDENOISE_KERNELS", "off")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not any(kernel.available() for kernel in (*LIFTING_NET.values(), WINNET))
+        assert not kernels.has_kernel(DnINN(), CPU, "float32")
+    if cpu_compiler():
+        monkeypatch.delenv("INVDENOISE_KERNELS")
+        assert LIFTING_NET["float32"].available()
 
 
 def test_a_processor_without_the_units_is_not_asked(monkeypatch):
-    monkeypatch.setattr(kernels, "processor_flags", lambda: frozenset({"avx2", "fma"}))
+    monkeypatch.setattr(build, "processor_flags", lambda: frozenset({"avx2", "fma"}))
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built"))
     assert not fresh(LIFTING_NET["bfloat16"]).available()
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from invdenoise.metrics import psnr, ssim
-from invdenoise.noise import awgn, noise_generator
+from invdenoise.data.noise import awgn, noise_generator
+from invdenoise.tasks.metrics import psnr, ssim
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from skimage import io
 
-from invdenoise.models import NENet, nenet
-from invdenoise.models.nenet import read_authors_weights
-from invdenoise.noise import awgn, noise_generator
+from invdenoise.data.noise import awgn, noise_generator
+from invdenoise.models import nenet
+from invdenoise.models.nenet import NENet, read_authors_weights
 
 MIRROR = Path(os.environ.get("DATA_MIRROR") or "no-mirror")
 WEIGHTS = MIRROR / "weights" / "winnet" / "NENet" / "net_NENet.pth"

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from invdenoise.noise import awgn, noise_generator
+from invdenoise.data.noise import awgn, noise_generator
 
 KEY = (0, "set12", "01.png", 25)
 
@@ -71,14 +71,16 @@ def test_each_value_changes_the_noise(other):
 
 
 def test_generator_is_the_documented_hash():
-    # Would any of this change, published scores would meet other noise.
+    # If this hash changed, new scores would have other noise than the published ones.
     digest = hashlib.sha256(b'[0, "set12", "01.png", 25.0]').hexdigest()
     assert noise_generator(*KEY).initial_seed() == int(digest[:16], 16)
     assert noise_generator(*KEY).device.type == "cpu"
 
 
 def test_generator_is_the_same_in_another_process():
-    program = "from invdenoise.noise import noise_generator as g; print(g(0, 'set12', '01.png', 25).initial_seed())"
+    program = (
+        "from invdenoise.data.noise import noise_generator as g; print(g(0, 'set12', '01.png', 25).initial_seed())"
+    )
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "1"}
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
     assert int(found.stdout) == noise_generator(*KEY).initial_seed()

@@ -1,4 +1,4 @@
-"""The plan: every job of every budget can be started, and what is left out is said."""
+"""The plan: what a made-up paper declares becomes jobs, in the right order; what is left out is said."""
 
 from __future__ import annotations
 
@@ -6,295 +6,427 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
-from test_report import write_curve
+import toy
+import yaml
 
-from invdenoise import datasets, paths, plan
-from invdenoise.classical import METHODS
-from invdenoise.datasets import DataUnavailable
-from invdenoise.experiments import experiments
+from invdenoise import methods, papers, paths, plan
+from invdenoise.data.fetch import DataUnavailable
+from invdenoise.models import classical
 from invdenoise.notebooks import known_parameters
-from invdenoise.plan import make_plan
-from invdenoise.weights import AUTHORS, AUTHORS_DNCNN
+from invdenoise.plan import OVERHEAD, UNMEASURED, make_plan
 
 BUDGETS = ("released", "smoke", "laptop", "paper")
+ALL_SETS = {"sets": ["bsd68", "set12"], "conditions": {"sigma": "trained"}}
+NETWORKS = {
+    "smooth-s25": {"model": "toy.Smooth", "sigma": 25},
+    "smooth-s50": {"model": "toy.Smooth", "sigma": 50, "start": "smooth-s25"},
+    "judge": {"model": "toy.Flow"},
+    "blind": {"model": "toy.Smooth", "sigma": [0, 55], "parts": {"estimator": "judge"}},
+    "unscored": {"model": "toy.Smooth", "sigma": 15},
+}
+PARTS = {
+    "authors": {
+        "smooth-authors": {"file": "weights/a.pth", "read": "toy.read_flow", "options": {"sigma": 25}},
+        "blind-authors": {"file": "weights/b.pth", "read": "toy.read_flow", "parts": {"estimator": "judge"}},
+    },
+    "scores": {
+        "table": {
+            "task": "toy.Brighten",
+            "runs": [
+                {"methods": ["smooth-s25", "smooth-s50", "smooth-authors"], **ALL_SETS},
+                {"methods": "bm3d", "sets": "bsd68", "conditions": {"sigma": [15, 25, 50]}, "split": "sigma"},
+                {"methods": ["wavelet-bayes"], "sets": "bsd68", "conditions": {"sigma": [15, 25]}, "limit": 3},
+            ],
+            "smoke": [{"methods": ["smooth-s25", "bm3d"], "sets": "bsd68", "conditions": {"sigma": [25]}, "limit": 1}],
+        },
+        "sweep": {
+            "task": "toy.Brighten",
+            "runs": [
+                {"methods": ["blind", "blind-authors"], "sets": "set12", "conditions": {"sigma": [5, 25], "gain": [1.0, 2.0]},
+                 "options": {"adapt": False}, "settings": {"offset": 0.5}, "variant": "raw", "precision": "bfloat16"},
+            ],
+            "smoke": [{"methods": "blind", "sets": "set12", "conditions": {"sigma": [25]}, "limit": 2}],
+        },
+    },
+    "figures": {
+        "bars": {"reads": "table", "parameters": {"height": 3, "set": "bsd68"}, "smoke": {"set": "embedded"}},
+        "both": {"reads": ["sweep", "toy/table"]},
+        "look": {"notebook": "00_tour", "inside": ["blind", "judge", "unscored"]},
+        "cost": {"reads": "table", "curves": True},
+    },
+    "ablations": {"of": "smooth-s25", "common": {"steps": 8}, "changes": {"none": {}, "adam": {"optimizer": "adam"}}},
+}  # fmt: skip
+RELEASED = ("smooth-s25", "judge", "blind")  # the networks with released weights
 
 
 @pytest.fixture(autouse=True)
-def release(monkeypatch, tmp_path):
-    """A release with weights of two networks; everything is installed, and the authors' weights can be had."""
-    for name in ("dninn-st-s25", "dninn-st-s50"):
-        (tmp_path / f"{name}.safetensors").touch()
-    monkeypatch.setattr(paths, "RELEASED_WEIGHTS", tmp_path)
-    monkeypatch.setattr(datasets, "fetch", lambda *wanted: tmp_path)
-    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: "installed")
-    return tmp_path
+def can_be_had(monkeypatch, tmp_path):
+    """Every package is installed, and the authors' weights can be fetched."""
+    monkeypatch.setattr(methods, "fetch", lambda *wanted: tmp_path)
+    monkeypatch.setattr(classical, "is_installed", lambda name: True)
 
 
-def methods(found: plan.Plan) -> set[str]:
-    return {job.method for job in found.evaluations}
+@pytest.fixture
+def made_up(monkeypatch, tmp_path):
+    """The only paper is a made-up one, with released weights of some of its networks; the folder of `notebooks/`."""
+    monkeypatch.setattr(paths, "RELEASED", tmp_path / "released")
+    monkeypatch.setattr(paths, "RELEASED_WEIGHTS", tmp_path / "weights")
+    monkeypatch.setenv("INVDENOISE_RESULTS", str(tmp_path / "results"))
+    (tmp_path / "weights").mkdir()
+    for name in RELEASED:
+        (tmp_path / "weights" / f"{name}.safetensors").touch()
+    return toy.declare(tmp_path, monkeypatch, NETWORKS, **PARTS)
+
+
+def redeclare(tmp_path: Path, monkeypatch, **changes) -> None:
+    toy.declare(tmp_path, monkeypatch, NETWORKS, **(PARTS | changes))
+
+
+def scored(found: plan.Plan) -> set[str]:
+    return {job.method for job in found.jobs.values()}
+
+
+# --- Jobs
+
+
+def test_a_job_is_a_method_on_a_set(made_up):
+    found = make_plan("laptop")
+    table = [name for name in found.jobs if name.startswith("toy/table/")]
+    assert table == [
+        *(f"toy/table/{method}.{dataset}" for method in ("smooth-s25", "smooth-s50", "smooth-authors") for dataset in ("bsd68", "set12")),
+        *(f"toy/table/bm3d.bsd68.sigma={sigma}" for sigma in (15, 25, 50)),
+        "toy/table/wavelet-bayes.bsd68",
+    ]  # fmt: skip
+    assert [name for name in found.jobs if name not in table] == [
+        f"toy/sweep/{method}.set12.raw" for method in ("blind", "blind-authors")
+    ]
+
+
+def test_a_job_gives_the_notebook_every_parameter(made_up):
+    found = make_plan("laptop").jobs
+    assert found["toy/sweep/blind.set12.raw"].parameters == {
+        "task": "toy.Brighten", "method": "blind", "budget": "laptop", "dataset": "set12",
+        "conditions": {"sigma": [5, 25], "gain": [1.0, 2.0]}, "settings": {"offset": 0.5}, "options": {"adapt": False},
+        "variant": "raw", "limit": 0, "seed": 0, "precision": "bfloat16", "output": "toy/sweep/blind.set12.raw.csv",
+    }  # fmt: skip
+    known = set(known_parameters(paths.ROOT / "notebooks" / "evaluate.ipynb"))
+    assert all(job.parameters.keys() == known for job in found.values())
+
+
+def test_trained_stands_for_the_network_s_own_noise_level(made_up):
+    found = make_plan("laptop").jobs
+    levels = {name.split("/")[-1]: job.conditions for name, job in found.items() if ".set12" in name}
+    assert levels["smooth-s25.set12"] == {"sigma": [25]} and levels["smooth-s50.set12"] == {"sigma": [50]}
+    assert levels["smooth-authors.set12"] == {"sigma": [25]}
+
+
+def test_a_split_job_is_shared_out_and_all_values_are_kept(made_up):
+    jobs = [job for job in make_plan("laptop").jobs.values() if job.method == "bm3d"]
+    assert [job.conditions for job in jobs] == [{"sigma": [15]}, {"sigma": [25]}, {"sigma": [50]}]
+
+
+def test_precision_is_of_networks_only(made_up):
+    found = make_plan("laptop").jobs
+    assert found["toy/table/smooth-s25.bsd68"].precision == "fastest"
+    assert found["toy/table/smooth-authors.bsd68"].precision == "fastest"
+    assert found["toy/table/wavelet-bayes.bsd68"].precision == "float32"
+
+
+def test_a_smoke_run_has_its_own_jobs_and_trains_what_they_need(made_up):
+    found = make_plan("smoke")
+    assert set(found.jobs) == {"toy/table/smooth-s25.bsd68", "toy/table/bm3d.bsd68", "toy/sweep/blind.set12"}
+    assert set(found.trainings) == {"smooth-s25", "judge", "blind"}  # with the part, without what is not scored
+    assert found.missing == ()
+
+
+@pytest.mark.parametrize("budget", ["laptop", "paper"])
+def test_a_full_run_trains_every_network(budget, made_up):
+    found = make_plan(budget)
+    assert sorted(found.trainings) == sorted(NETWORKS)
+    assert make_plan("released").trainings == ()
+    weights = found.weights_file("unscored")
+    assert weights == paths.results_dir() / budget / "runs" / "unscored" / budget / "weights.safetensors"
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_results_of_one_budget_stay_out_of_the_others(budget, made_up):
+    found = make_plan(budget)
+    assert found.results == (paths.results_dir() if budget == "released" else paths.results_dir() / budget)
+    where = paths.RELEASED_WEIGHTS if budget == "released" else found.results
+    files = found.weights_files("blind")
+    assert [("judge" in file, "blind" in file) for file in files] == [(False, True), (True, False)]
+    assert all(file.startswith(str(where)) for file in files)
+    assert found.weights_files("bm3d") == found.weights_files("smooth-authors") == []
+    assert found.weights_files("blind-authors") == files[1:]  # of others, with a part of ours
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_job_loads_the_weights_of_its_plan(budget, made_up):
+    used = {job.method: job.budget for job in make_plan(budget).jobs.values()}
+    assert used["smooth-s25"] == used["blind"] == budget
+    assert used["bm3d"] == budget  # has no weights
+    if budget in ("laptop", "paper"):
+        assert used["smooth-authors"] == budget and used["blind-authors"] == budget
+
+
+def test_networks_of_another_paper_are_the_released_ones(made_up):
+    other = {"title": "Other", "short": "Other", "order": 2, "cite": "nobody",
+             "scores": {"table": PARTS["scores"]["table"] | {"runs": [{"methods": "smooth-s25", **ALL_SETS}]}}}  # fmt: skip
+    (made_up / "other").mkdir()
+    (made_up / "other" / "paper.yaml").write_text(yaml.safe_dump(other))
+    found = make_plan("laptop", "other")
+    assert found.trainings == () and {job.budget for job in found.jobs.values()} == {"released"}
+    assert found.weights_files("smooth-s25") == [str(paths.RELEASED_WEIGHTS / "smooth-s25.safetensors")]
+    assert {job.budget for job in make_plan("laptop").jobs.values() if job.score == "other/table"} == {"laptop"}
+
+
+def test_a_plan_is_of_one_paper_or_of_all(made_up):
+    (made_up / "other").mkdir()
+    other = {"title": "Other", "short": "Other", "order": 2, "cite": "nobody", "figures": {"f": {"reads": "toy/table"}},
+             "scores": {"table": {"task": "toy.Brighten", "runs": [{"methods": "nlm", "sets": "set12", "conditions": {"sigma": [9]}}]}}}  # fmt: skip
+    (made_up / "other" / "paper.yaml").write_text(yaml.safe_dump(other))
+    found = {paper: make_plan("laptop", paper) for paper in ("toy", "other", "all")}
+    assert {paper: entry.papers for paper, entry in found.items()} == {
+        "toy": ("toy",), "other": ("other",), "all": ("toy", "other")
+    }  # fmt: skip
+    assert list(found["all"].jobs) == [*found["toy"].jobs, *found["other"].jobs]
+    assert list(found["all"].drawings) == [*found["toy"].drawings, "other/f"]
+    assert found["other"].trainings == () and found["all"].trainings == found["toy"].trainings
+    assert len(found["all"].drawings["other/f"].scores) == 10 and found["other"].drawings["other/f"].scores == ()
+
+
+# --- Order
+
+
+def test_a_warm_training_waits_for_the_weights_it_starts_from(made_up):
+    found = make_plan("laptop")
+    waits = {name: found.start_files(name) for name in found.trainings}
+    assert waits["smooth-s50"] == [str(found.weights_file("smooth-s25"))]
+    assert waits["blind"] == [str(found.weights_file("judge"))]  # it is tried with its estimator
+    assert not any(waits[name] for name in ("smooth-s25", "judge", "unscored"))
+    assert make_plan("paper").start_files("smooth-s50") == []  # from scratch
+
+
+def test_expected_time_is_that_of_the_released_rows_of_the_same_job(made_up):
+    rows = [
+        {"image": image, "sigma": sigma, "seconds": seconds}
+        for sigma, seconds in ((15, 1.0), (25, 10.0), (50, 100.0))
+        for image in ("a", "b", "c", "d")
+    ]
+    file = paths.RELEASED / "scores" / "toy" / "table" / "wavelet-bayes.bsd68.csv"
+    file.parent.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(file, index=False)
+    found = make_plan("released").jobs
+    assert found["toy/table/wavelet-bayes.bsd68"].seconds == OVERHEAD + 3 * (1 + 10)  # three pictures, two levels
+    assert found["toy/table/smooth-s25.bsd68"].seconds == UNMEASURED
+    rows = [{"image": "a", "sigma": 25, "seconds": 1900.0}]
+    pd.DataFrame(rows).to_csv(file.with_name("smooth-s25.bsd68.csv"), index=False)
+    found = make_plan("released").jobs
+    long, short = found["toy/table/smooth-s25.bsd68"], found["toy/table/wavelet-bayes.bsd68"]
+    assert long.priority > short.priority  # long jobs start first
+    pd.DataFrame(rows).assign(seconds=1e6).to_csv(file, index=False)
+    assert make_plan("released").jobs["toy/table/wavelet-bayes.bsd68"].priority < 100  # training comes first
+
+
+# --- Figures
+
+
+def test_a_figure_reads_the_files_of_its_scores(made_up):
+    found = make_plan("laptop")
+    drawings = found.drawings
+    assert set(drawings) == {"toy/bars", "toy/both", "toy/look", "toy/cost"}
+    assert set(drawings["toy/bars"].scores) == {f"{name}.csv" for name in found.jobs if name.startswith("toy/table/")}
+    assert set(drawings["toy/both"].scores) == {f"{name}.csv" for name in found.jobs}
+    assert drawings["toy/look"].scores == ()
+    assert {drawing.notebook for drawing in drawings.values()} == {"toy/bars", "toy/both", "00_tour", "toy/cost"}
+    assert found.drawing_files("toy/both") == [
+        str(found.results / "scores" / file) for file in drawings["toy/both"].scores
+    ]
+
+
+def test_a_figure_is_given_its_parameters(made_up):
+    full, small = make_plan("laptop").drawings, make_plan("smoke").drawings
+    assert full["toy/bars"].parameters == {"height": 3, "set": "bsd68", "scores": "local"}
+    assert small["toy/bars"].parameters == {"height": 3, "set": "embedded", "scores": "local"}
+    assert full["toy/look"].parameters == {"budget": "laptop"} and small["toy/look"].parameters == {"budget": "smoke"}
+
+
+def test_a_figure_waits_for_the_weights_that_it_looks_into(made_up):
+    released = [str(paths.RELEASED_WEIGHTS / f"{name}.safetensors") for name in ("blind", "judge")]
+    assert make_plan("released").drawing_files("toy/look") == released  # `unscored` is not released
+    for budget, names in {"laptop": ("blind", "judge", "unscored"), "smoke": ("blind", "judge")}.items():
+        found = make_plan(budget)
+        assert found.drawing_files("toy/look") == [str(found.weights_file(name)) for name in names]
+
+
+def test_curves_and_measurements_are_inputs_of_the_figures_that_show_them(made_up):
+    def curve(file: Path, last: int) -> str:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame({"step": [4, last]}).to_csv(file, index=False)
+        return str(file)
+
+    found = make_plan("smoke")
+    scores = [str(found.results / "scores" / file) for file in found.drawings["toy/cost"].scores]
+    assert found.drawing_files("toy/cost") == scores
+    none = curve(paths.RELEASED / "ablations" / "ablation-none.csv", 8)
+    curve(paths.RELEASED / "ablations" / "ablation-adam.csv", 7)  # was not trained to its end
+    (paths.RELEASED / "bench.csv").touch()
+    assert found.drawing_files("toy/cost") == [*scores, none, str(paths.RELEASED / "bench.csv")]
+    found.results.mkdir(parents=True)
+    (found.results / "bench.csv").touch()
+    own = [curve(found.results / "runs" / name / "laptop" / "curve.csv", 8) for name in papers.ablations()]
+    assert found.drawing_files("toy/cost") == [*scores, *own, str(found.results / "bench.csv")]
+    Path(own[1]).unlink()  # of the own ones some are missing: the released ones are shown
+    assert found.drawing_files("toy/cost") == [*scores, none, str(found.results / "bench.csv")]
+    assert found.drawing_files("toy/bars") == scores
+
+
+# --- What is left out
+
+
+def test_networks_without_released_weights_are_left_out_by_name(made_up):
+    found = make_plan("released")
+    assert scored(found) == {"smooth-s25", "smooth-authors", "bm3d", "wavelet-bayes", "blind", "blind-authors"}
+    assert found.missing == ("smooth-s50: no released weights",)
+    (paths.RELEASED_WEIGHTS / "judge.safetensors").unlink()
+    found = make_plan("released")
+    assert not scored(found) & {"blind", "blind-authors"}
+    needed = "no released weights of judge, which it needs"
+    left_out = {"smooth-s50: no released weights", f"blind: {needed}", f"blind-authors: {needed}"}
+    assert set(found.missing) == left_out
+    assert "blind" in scored(make_plan("laptop"))  # which trains it
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_without_its_package_a_method_is_left_out(budget, made_up, monkeypatch):
+    monkeypatch.setattr(classical, "is_installed", lambda name: name != "bm3d")
+    found = make_plan(budget)
+    assert "bm3d" not in scored(found) and "smooth-s25" in scored(found)
+    assert "bm3d: package not installed" in found.missing
+
+
+def test_without_network_the_authors_weights_are_left_out(made_up, monkeypatch):
+    def out_of_reach(*wanted):
+        raise DataUnavailable("no network")
+
+    monkeypatch.setattr(methods, "fetch", out_of_reach)
+    found = make_plan("released")
+    assert not scored(found) & {"smooth-authors", "blind-authors"} and "blind" in scored(found)
+    reason = "the authors' weights could not be reached"
+    assert set(found.missing) >= {f"smooth-authors: {reason}", f"blind-authors: {reason}"}
+
+
+# --- Mistakes
+
+
+def test_an_unknown_budget_or_paper_is_refused_with_the_known_ones(made_up):
+    with pytest.raises(ValueError, match="no budget 'papper'; known: released, smoke, laptop, paper"):
+        make_plan("papper")
+    with pytest.raises(ValueError, match="no paper 'toi'; known: all, toy"):
+        make_plan("laptop", "toi")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "toy.Brigten"}, r"invdenoise/toy.py has no 'Brigten'; did you mean toy.Brighten\?"),
+        ({"settings": {"ofset": 1}}, r"task toy.Brighten with settings \{'ofset': 1\} cannot be made: .*'ofset'"),
+        ({"conditions": {"sgima": [1]}}, "toy.Brighten has no condition 'sgima'; known: sigma, gain"),
+        ({"sets": "bsd86"}, r"no dataset 'bsd86'; did you mean bsd68"),
+        ({"methods": "bm3"}, r"no denoiser 'bm3'; did you mean bm3d"),
+        ({"methods": "smooth-s26"}, r"no denoiser 'smooth-s26'; did you mean .*smooth-s25"),
+        ({"methods": "blind"}, "blind is not trained for one noise level; give the levels instead of 'trained'"),
+        ({"methods": "nlm"}, "nlm is not trained for one noise level; give the levels instead of 'trained'"),
+        ({"methods": "blind-authors"}, "blind-authors is not trained for one noise level"),
+    ],
+)
+def test_a_wrong_name_in_a_score_stops_before_anything_runs(change, message, made_up, tmp_path, monkeypatch):
+    run = {"methods": "smooth-s25", **ALL_SETS, **change}
+    score = {"task": run.pop("task", "toy.Brighten"), "runs": [run]}
+    redeclare(tmp_path, monkeypatch, scores={"table": score, "sweep": PARTS["scores"]["sweep"]})
+    with pytest.raises(ValueError, match=f"^toy/paper.yaml: scores.table: {message}"):
+        make_plan("laptop")
+
+
+# --- The papers of the checkout
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_notebooks_know_every_parameter_they_are_given(budget):
     found = make_plan(budget)
-    known = {name: set(known_parameters(paths.NOTEBOOKS / f"{name}.ipynb")) for name in ("evaluate", "deblur")}
-    assert found.evaluations
-    for job in found.evaluations:
-        assert set(job.parameters) <= known[job.notebook]
-    for figure in found.figures:
-        assert set(found.figure_parameters(figure)) <= set(known_parameters(paths.NOTEBOOKS / f"{figure}.ipynb"))
+    known = set(known_parameters(paths.NOTEBOOKS / "evaluate.ipynb"))
+    assert found.jobs and found.drawings
+    assert all(job.parameters.keys() == known for job in found.jobs.values())
+    for drawing in found.drawings.values():
+        assert set(drawing.parameters) <= set(known_parameters(paths.NOTEBOOKS / f"{drawing.notebook}.ipynb"))
+    assert set(known_parameters(paths.NOTEBOOKS / "train.ipynb")) >= {"name", "budget"}
+    assert set(known_parameters(paths.NOTEBOOKS / "report.ipynb")) >= {"scores", "budget"}
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_no_two_jobs_write_the_same_file_or_share_a_name(budget):
-    jobs = make_plan(budget).evaluations
-    assert (
-        len({job.scores for job in jobs})
-        == len({job.rule for job in jobs})
-        == len({job.page for job in jobs})
-        == len(jobs)
-    )
-    assert all(job.output == job.parameters["output"] for job in jobs)
-
-
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_results_of_one_budget_stay_out_of_the_others(budget, results):
+def test_no_two_jobs_write_the_same_file(budget):
+    """Jobs are kept by name, so one of two with the same name would be lost."""
+    declared = [
+        len(runs.methods) * len(runs.sets) * (len(runs.conditions[runs.split]) if runs.split else 1)
+        for paper in papers.papers().values()
+        for score in paper.scores.values()
+        for runs in (score.smoke if budget == "smoke" else score.runs)
+    ]
     found = make_plan(budget)
-    assert found.results == (results if budget == "released" else results / budget)
-    networks = [job.method for job in found.evaluations if job.method in experiments()]
-    where = paths.RELEASED_WEIGHTS if budget == "released" else found.results
-    for name in networks:
-        weights, *more = found.weights_files(name)
-        assert weights.startswith(str(where)) and name in weights and all("nenet" in file for file in more)
-    assert found.weights_files("bm3d") == found.weights_files("dncnn-authors-s25") == []
-
-
-@pytest.mark.parametrize("budget", ["laptop", "paper"])
-def test_a_full_run_trains_every_network_of_linn_and_evaluates_it_on_every_picture_of_the_tables(budget):
-    found = make_plan(budget, "linn")
-    assert set(found.trainings) == {name for name, entry in experiments().items() if entry.paper == "linn"}
-    tables = [
-        (job.method, job.parameters["dataset"], sigma)
-        for job in found.evaluations
-        if job.parameters["limit"] == 0
-        for sigma in job.parameters["sigmas"].split(",")
+    left_out = [line.partition(":")[0] for line in found.missing]
+    lost = [
+        len(runs.sets) * (len(runs.conditions[runs.split]) if runs.split else 1)
+        for paper in papers.papers().values()
+        for score in paper.scores.values()
+        for runs in (score.smoke if budget == "smoke" else score.runs)
+        for method in runs.methods
+        if method in left_out
     ]
-    linn = {name: entry for name, entry in experiments().items() if entry.paper == "linn"}
-    levels = {name: [f"{entry.sigma:g}"] for name, entry in linn.items()}
-    levels |= {name: [str(sigma)] for name, sigma in AUTHORS_DNCNN.items()}
-    levels |= dict.fromkeys(METHODS, ["15", "25", "50"])
-    expected = [(name, data, level) for name in levels for data in ("bsd68", "set12") for level in levels[name]]
-    assert sorted(tables) == sorted(expected)
-    assert all("-sweep" in job.output for job in found.evaluations if job.parameters["limit"])
+    assert len(found.jobs) == sum(declared) - sum(lost) > 0
 
 
-@pytest.mark.parametrize("budget", ["laptop", "paper"])
-def test_a_full_run_of_winnet_evaluates_non_blind_blind_and_told(budget):
-    found = make_plan(budget, "winnet")
-    assert set(found.trainings) == {"winnet-s25", "winnet-blind", "nenet", "bfcnn"}
-    seen: dict[tuple, list[float]] = {}
-    deblurred = [job for job in found.evaluations if job.notebook == "deblur"]
-    assert {job.method for job in deblurred} == set(plan.DEBLUR_METHODS)
-    assert all(job.parameters["kernels"] == "all" for job in deblurred)
-    for job in found.evaluations:
-        given = job.parameters
-        if job.notebook == "deblur":
-            continue
-        assert given["limit"] == 0
-        kind = "blind" if given.get("tell_sigma") is False else "told" if "-told" in job.output else ""
-        levels = seen.setdefault((job.method, given["dataset"], kind), [])
-        levels += [float(sigma) for sigma in given["sigmas"].split(",")]
-    whole = [float(sigma) for sigma in range(5, 150, 20)]
-    blind = ("winnet-authors-blind", "winnet-blind", "winnet-authors-nenet", "dncnn-authors-blind", "bfcnn")
-    expected = {(name, data, "blind"): whole for name in blind for data in ("bsd68", "set12")}
-    expected |= {(name, "set12", "told"): whole for name in blind[:2]}
-    for levels in ("", "2level-"):
-        expected |= {(f"winnet-authors-{levels}s{sigma}", "set12", ""): [sigma] for sigma in (15, 25, 50)}
-    expected |= {(name, data, ""): [25] for name in ("winnet-s25", "winnet-authors-s25") for data in ("bsd68", "set12")}
-    assert seen == expected
+@pytest.mark.parametrize("budget", ["released", "smoke", "laptop"])
+def test_every_score_is_in_a_figure_and_every_figure_has_its_scores(budget):
+    found = make_plan(budget)
+    drawn = {name: set(drawing.scores) for name, drawing in found.drawings.items()}
+    assert set.union(*drawn.values()) == {f"{name}.csv" for name in found.jobs}
+    for name, files in drawn.items():
+        paper, _, figure = name.partition("/")
+        assert bool(files) == bool(papers.papers()[paper].figures[figure].reads)
 
 
-def test_a_plan_is_of_one_paper_or_of_all():
-    jobs = {
-        paper: {job.output for job in make_plan("laptop", paper).evaluations} for paper in ("linn", "winnet", "all")
-    }
-    assert jobs["linn"] and jobs["winnet"] and not jobs["linn"] & jobs["winnet"]
-    assert jobs["all"] == jobs["linn"] | jobs["winnet"]
-    figures = {paper: make_plan("laptop", paper).figures for paper in ("linn", "winnet", "all")}
-    assert figures["all"] == figures["linn"] + figures["winnet"]
-    assert all(figure.startswith("winnet/") for figure in figures["winnet"])
-    with pytest.raises(ValueError, match="no paper 'lin'; known: all, linn, winnet"):
-        make_plan("laptop", "lin")
-
-
-def test_the_blind_network_waits_for_its_estimator(release):
-    found = make_plan("laptop")
-    assert found.weights_files("winnet-blind") == [
-        plan.in_graph(found.results / "runs" / name / "laptop" / "weights.safetensors")
-        for name in ("winnet-blind", "nenet")
-    ]
-    (release / "winnet-blind.safetensors").touch()
-    left_out = make_plan("released")
-    assert "winnet-blind" not in methods(left_out)
-    assert "winnet-blind: no released weights of nenet, which estimates its noise level" in left_out.missing
-    (release / "nenet.safetensors").touch()
-    assert "winnet-blind" in methods(make_plan("released"))
-
-
-def test_sweeps_cover_figure_5_with_and_without_adapted_thresholds():
-    jobs = {job.output: job.parameters for job in make_plan("laptop").evaluations if "-sweep" in job.output}
-    suffixes = "", "-not-adapted", "-exponent-1"
-    own = {suffix: jobs.pop(f"dninn-st-s50/bsd68-sweep{suffix}.csv") for suffix in suffixes}
-    fixed = {suffix: jobs.pop(f"dninn-st-s50-fixed/bsd68-sweep{suffix}.csv") for suffix in suffixes}
-    assert list(jobs) == ["dncnn-s50/bsd68-sweep.csv", "dncnn-authors-s50/bsd68-sweep.csv"]  # have no thresholds
-    for parameters in (*own.values(), *fixed.values(), *jobs.values()):
-        assert parameters["sigmas"] == ",".join(str(sigma) for sigma in range(5, 100, 5))
-    assert "adapt" not in own[""] and own["-not-adapted"]["adapt"] is False and own["-exponent-1"]["exponent"] == 1
-
-
-def test_a_smoke_run_has_a_network_of_each_kind_and_few_pictures(monkeypatch):
-    monkeypatch.delattr(datasets, "fetch")  # nothing is asked for beforehand
-    found = make_plan("smoke")
-    assert all(0 < job.parameters["limit"] <= 2 for job in found.evaluations)
-    kinds = {(experiments()[name].options.get("shrinkage"), experiments()[name].options.get("num_scales", 1))
-             for name in found.trainings}  # fmt: skip
-    assert kinds >= {("soft", 1), ("lista", 1), ("soft", 2)}
-    assert methods(found) == set(found.trainings) - {"nenet"} | {*plan.SMOKE_CLASSICAL, "wiener"}
-    assert found.fig4_method == "dninn-lista-s50"
-
-
-# --- order ---
-
-
-def test_a_warm_training_waits_for_the_weights_it_starts_from():
-    found = make_plan("laptop")
-    waits = {name: found.start_files(name) for name in found.trainings}
-    assert waits["dninn-st-s25"] == []
-    assert waits["dninn-lista-2scale-s15"] == found.weights_files("dninn-lista-s15")
-    for name, files in waits.items():
-        start = experiments()[name].recipe("laptop").start
-        expected = found.weights_files(start)[:1] if start else []  # without the estimator of a blind network
-        assert files == expected + (found.weights_files("nenet") if name == "winnet-blind" else [])
-    for budget in ("smoke", "paper"):  # from scratch, but the blind network is tried with the estimator
-        plain = make_plan(budget)
-        waits = {name: plain.start_files(name) for name in plain.trainings}
-        assert {name: files for name, files in waits.items() if files} == {"winnet-blind": plain.weights_files("nenet")}
-
-
-def test_long_jobs_start_first():
-    jobs = {job.output: job for job in make_plan("laptop").evaluations}
-    assert jobs["bm3d/bsd68-s25.csv"].priority > jobs["dninn-st-s25/set12.csv"].priority
-    assert jobs["dninn-st-2scale-s25/bsd68.csv"].cost > jobs["dninn-st-s25/bsd68.csv"].cost
-    assert all(job.priority < 100 for job in jobs.values())  # training comes first
-
-
-def test_the_graph_waits_for_what_the_plan_says(tmp_path):
+def test_the_graph_waits_for_what_the_plan_says(tmp_path, monkeypatch):
+    """Snakemake's own words, in a process without data or network, against the plan."""
     nowhere = {"DATA_MIRROR": str(tmp_path), "INVDENOISE_CACHE": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
+    monkeypatch.setenv("INVDENOISE_RESULTS", str(tmp_path / "results"))
     environment = os.environ | nowhere | {"PYTHONPATH": str(paths.ROOT / "lib")}
     command = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile", "--config", "budget=laptop"]
     shown = subprocess.run(
         [*command, "--cores", "1", "--nolock", "--dry-run"],
         cwd=paths.ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
-    assert shown.returncode == 0, shown.stdout
-    waits = dict(re.findall(r"^(?:local)?rule (\S+):\n    input: (.*)$", shown.stdout, re.MULTILINE))
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    block = re.compile(
+        r"^(?:local)?rule (\w+):\n    input: (.*)\n    output: .*\n(?:    (?!wildcards).*\n)*(?:    wildcards: \w+=(.*)\n)?",
+        re.M,
+    )
+    waits = {(rule, name): set(files.split(", ")) for rule, files, name in block.findall(shown.stdout)}
+    authors = papers.authors()
     found = make_plan("laptop")
     for name in found.trainings:
-        assert set(waits[f"train_{name}"].split(", ")) == {"notebooks/train.ipynb", *found.start_files(name)}
-    ours = [job for job in found.evaluations if job.method not in AUTHORS]
-    for job in ours:
-        needed = {f"notebooks/{job.notebook}.ipynb", *found.weights_files(job.method)}
-        assert set(waits[job.rule].split(", ")) == needed
-    scores = {str(found.results / job.scores) for job in ours}
-    for figure in found.figures:
-        drawn = scores & {str(found.results / score) for score in found.figure_scores(figure)}
-        needed = drawn | {f"notebooks/{figure}.ipynb", *found.figure_files(figure)}
-        assert set(waits[figure.replace("/", "_")].split(", ")) == needed
-    assert scores < set(waits["report"].split(", "))
-
-
-@pytest.mark.parametrize("budget", ("released", "smoke", "laptop"))
-def test_every_score_is_in_a_figure_and_every_figure_has_its_scores(budget):
-    found = make_plan(budget)
-    drawn = {figure: set(found.figure_scores(figure)) for figure in found.figures}
-    assert set.union(*drawn.values()) == {job.scores for job in found.evaluations}
-    assert not drawn.pop("linn/fig4_detail_channels")  # it runs the network itself
-    if budget != "released":  # of which this release has few networks
-        assert all(drawn.values())
-    assert {file for file in drawn["linn/table1_psnr"] if "sweep" in file or "blind" in file} == set()
-    assert all("sweep" in file for file in drawn["linn/fig5_threshold_adaptation"])
-    assert all(file.startswith("deblurring/") for file in drawn["winnet/deblurring"])
-
-
-def test_a_figure_that_runs_networks_waits_for_their_weights(release):
-    assert make_plan("released").figure_files("winnet/noise_estimation") == []
-    (release / "nenet.safetensors").touch()
-    assert make_plan("released").figure_files("winnet/noise_estimation") == [str(release / "nenet.safetensors")]
-    trained = make_plan("smoke").figure_files("winnet/noise_estimation")
-    assert {file.split("/")[-3] for file in trained} == {"winnet-s25", "winnet-blind", "nenet"}
-    assert make_plan("smoke").figure_files("linn/fig4_detail_channels")[0].split("/")[-3] == "dninn-lista-s50"
-
-
-def test_training_costs_are_drawn_anew_when_a_curve_or_a_measurement_changes(tmp_path, monkeypatch):
-    monkeypatch.setenv("INVDENOISE_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(paths, "RELEASED", tmp_path / "released")
-    curve = write_curve(paths.RELEASED / "ablations" / "ablation-none.csv", "ablation-none")
-    (paths.RELEASED / "bench.csv").touch()
-    found = make_plan("smoke")
-    assert found.figure_files("linn/training_cost") == [str(curve), str(paths.RELEASED / "bench.csv")]
-    found.results.mkdir(parents=True)
-    (found.results / "bench.csv").touch()
-    assert found.figure_files("linn/training_cost") == [str(curve), str(found.results / "bench.csv")]
-    assert found.figure_files("linn/table1_psnr") == []
-
-
-# --- what is left out ---
-
-
-def test_networks_without_released_weights_are_left_out_by_name():
-    found = make_plan("released")
-    assert methods(found) & experiments().keys() == {"dninn-st-s25", "dninn-st-s50"}
-    without = [line for line in found.missing if line.endswith(": no released weights")]
-    assert [line.partition(":")[0] for line in without] == [n for n in experiments() if n not in methods(found)]
-    assert found.fig4_method == "dninn-st-s50"
-    assert not [job for job in found.evaluations if job.output.startswith("dncnn-s50")]  # no sweep of what is not there
-
-
-def test_figure_4_shows_the_network_of_the_paper_where_there_is_one(release):
-    (release / "dninn-lista-s50.safetensors").touch()
-    assert make_plan("released").figure_parameters("linn/fig4_detail_channels")["method"] == "dninn-lista-s50"
-
-
-def test_without_its_package_bm3d_is_left_out(monkeypatch):
-    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
-    for budget in BUDGETS:
-        assert "bm3d" not in methods(make_plan(budget)) and "wavelet-bayes" in methods(make_plan(budget))
-    assert "bm3d: package not installed" in make_plan("released").missing
-
-
-def test_without_network_the_authors_weights_are_left_out(monkeypatch, release):
-    (release / "nenet.safetensors").touch()
-    assert methods(make_plan("released")) > set(AUTHORS) - {"nenet-authors"}
-
-    def out_of_reach(*wanted):
-        raise DataUnavailable("no network")
-
-    monkeypatch.setattr(datasets, "fetch", out_of_reach)
-    found = make_plan("released")
-    assert not methods(found) & set(AUTHORS)
-    assert set(found.missing) >= {f"{name}: the authors' weights could not be reached" for name in AUTHORS}
-
-
-def test_an_unknown_budget_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="no budget 'papper'; known: released, smoke, laptop, paper"):
-        make_plan("papper")
-
-
-def test_the_longest_job_is_shared_out_and_all_noise_levels_are_kept():
-    jobs = [job for job in make_plan("released").evaluations if job.method == "bm3d"]
-    assert [job.output for job in jobs] == [*(f"bm3d/bsd68-s{s}.csv" for s in (15, 25, 50)), "bm3d/set12.csv"]
-    assert [job.parameters["sigmas"] for job in jobs] == ["15", "25", "50", "15,25,50"]
-    total = sum(job.cost for job in make_plan("released").evaluations)
-    assert max(job.cost for job in make_plan("released").evaluations) < total / 2
+        assert waits["train", name] == {"notebooks/train.ipynb", *found.start_files(name)}
+    ours = {name: job for name, job in found.jobs.items() if job.method not in authors}
+    assert ours and {name for rule, name in waits if rule == "score"} == set(ours)
+    for name, job in ours.items():
+        assert waits["score", name] == {"notebooks/evaluate.ipynb", *found.weights_files(job.method)}
+    theirs = {str(found.results / "scores" / f"{name}.csv") for name in found.jobs.keys() - ours.keys()}
+    for name, drawing in found.drawings.items():
+        needed = {f"notebooks/{drawing.notebook}.ipynb", *found.drawing_files(name)}
+        assert waits["draw", name] == needed - theirs
+    files = {str(found.results / "scores" / f"{name}.csv") for name in ours}
+    pages = {str(found.results / "notebooks" / "figures" / f"{name}.ipynb") for name in found.drawings}
+    assert waits["report", ""] > files | pages

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from invdenoise.shrinkage import CLISTA, LISTA, NoiseAdaptiveThreshold, SoftThreshold, compose, soft_threshold
+from invdenoise.layers.shrinkage import CLISTA, LISTA, NoiseAdaptiveThreshold, SoftThreshold, compose, soft_threshold
 
 
 def test_values_by_hand():

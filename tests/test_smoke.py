@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import subprocess
@@ -12,14 +13,16 @@ import nbformat
 import pandas as pd
 import pytest
 
-from invdenoise import paths, plan
-from invdenoise.evaluation import COLUMNS
+from invdenoise import methods, papers, paths, plan
 from invdenoise.files import sha256
+from invdenoise.tasks.base import columns_of, conditions_of, make_task
+from invdenoise.weights import weights_path
 
 pytestmark = pytest.mark.graph
 
-SCORE = "wavelet-bayes/bsd68"
+SCORE = "linn/table1/wavelet-bayes.bsd68"
 NETWORK = "dninn-lista-s25"
+FAILING = f"linn/table1/{NETWORK}.bsd68"
 
 
 class Graph:
@@ -31,13 +34,13 @@ class Graph:
             patch.setenv("INVDENOISE_RESULTS", str(folder))
             self.plan = plan.make_plan("smoke")
         self.results = self.plan.results
-        pages = [job.page.removesuffix(".ipynb") for job in self.plan.evaluations]
-        pages += [f"train/{name}" for name in self.plan.trainings]
-        self.pages = [*pages, *self.plan.figures, "00_tour", "report"]
+        self.pages = [f"scores/{name}" for name in self.plan.jobs]
+        self.pages += [f"train/{name}" for name in self.plan.trainings]
+        self.pages += [*(f"figures/{name}" for name in self.plan.drawings), "report"]
         self.first = self.run()
 
     def run(self) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "invdenoise.paper", "--budget", "smoke"]
+        command = [sys.executable, "-m", "invdenoise.run", "--budget", "smoke"]
         return subprocess.run(command, env=self.environment, cwd="/", capture_output=True, text=True)
 
     def written(self) -> dict[str, int]:
@@ -54,11 +57,19 @@ def graph(tmp_path_factory) -> Graph:
     return made
 
 
+def conclusion(done: subprocess.CompletedProcess) -> list[str]:
+    """What the command says at its end: a line for each paper, and where the report is."""
+    return done.stdout.splitlines()[-len(papers.papers()) - 1 :]
+
+
 def test_one_command_makes_everything(graph):
     lines = graph.first.stdout.splitlines()
-    assert lines[0] == f"{len(graph.pages)} jobs to do"
-    assert re.match(rf"\[{len(graph.pages)}/{len(graph.pages)}\] report   left about 0:00", lines[-4])
-    assert lines[-1] == f"report: {graph.results / 'report.html'}"
+    assert f"{len(graph.pages)} jobs to do" in lines
+    counted = f"[{len(graph.pages)}/{len(graph.pages)}] report   left about 0 s"
+    assert lines[-len(papers.papers()) - 2] == counted
+    *verdicts, last = conclusion(graph.first)
+    assert [line.partition(":")[0] for line in verdicts] == [paper.short for paper in papers.papers().values()]
+    assert last == f"report: {graph.results / 'report.html'}"
     pictures = {pd.read_csv(path)["dataset"][0] for path in (graph.results / "scores").rglob("*.csv")}
     assert pictures in ({"bsd68", "set12"}, {"embedded"})
     banner = "These are not the papers' pictures." if "embedded" in pictures else "No number here is a result."
@@ -67,14 +78,15 @@ def test_one_command_makes_everything(graph):
 
 def test_every_planned_score_is_there_with_its_rows_and_its_origin(graph):
     found = {str(path.relative_to(graph.results / "scores")) for path in (graph.results / "scores").rglob("*.csv")}
-    denoised = [job for job in graph.plan.evaluations if job.notebook == "evaluate"]
-    assert found == {job.output for job in denoised}
-    for job in denoised:
-        scores = pd.read_csv(graph.results / "scores" / job.output, keep_default_na=False)
-        levels = [float(sigma) for sigma in job.parameters["sigmas"].split(",")]
-        assert tuple(scores.columns) == COLUMNS
-        assert list(scores["sigma_test"]) == [sigma for sigma in levels for _ in range(job.parameters["limit"])]
-        assert set(scores["method"]) == {job.method}
+    assert found == {f"{name}.csv" for name in graph.plan.jobs}
+    for name, job in graph.plan.jobs.items():
+        scores = pd.read_csv(graph.results / "scores" / f"{name}.csv", keep_default_na=False)
+        task = make_task(job.task, job.settings)
+        assert list(scores.columns) == columns_of(task)
+        expected = [condition for condition in conditions_of(job.conditions) for _ in range(job.limit)]
+        assert scores[list(job.conditions)].to_dict("records") == expected
+        assert set(scores["method"]) == {job.method} and set(scores["requested"]) == {job.dataset}
+        assert set(scores["variant"]) == {job.variant} and set(scores["task"]) == {job.task}
         assert scores["psnr"].between(5, 60).all()
         weights = graph.results / "runs" / job.method / "smoke" / "weights.safetensors"
         assert set(scores["weights_sha256"]) == {sha256(weights) if job.method in graph.plan.trainings else ""}
@@ -92,17 +104,38 @@ def test_every_notebook_ran_to_its_end_and_has_a_page(graph):
     assert not list(graph.results.rglob("*.failed.ipynb"))
 
 
+def test_the_report_shows_every_figure_that_is_drawn(graph):
+    """A notebook whose inputs a smoke run has not, such as measurements, may draw nothing."""
+    drawn = {path.name for path in (graph.results / "figures").glob("*.png")}
+    declared = [figure.captions for paper in papers.papers().values() for figure in paper.figures.values()]
+    captions = {file: caption for of_figure in declared for file, caption in of_figure.items()}
+    assert {"linn-table1.png", "linn-fig4.png", "linn-fig5.png", "winnet-blind.png"} <= drawn & captions.keys()
+    page = html.unescape((graph.results / "report.html").read_text())
+    assert all((f"<figcaption>{caption}" in page) == (file in drawn) for file, caption in captions.items())
+
+
 def test_the_report_links_to_pages_that_are_there(graph):
     links = re.findall(r'href="([^"#]+)"', (graph.results / "report.html").read_text())
-    assert {f"notebooks/{name}.html" for name in graph.pages if name != "report"} <= set(links)
-    assert all((graph.results / link).exists() for link in links)
+    linked = {f"notebooks/{name}.html" for name in graph.pages if name != "report"}
+    assert linked <= set(links)
+    assert all((graph.results / link).exists() for link in links if "://" not in link)
+
+
+def test_a_smoke_run_touches_no_released_weights(graph):
+    trained = [
+        methods.load_network(name, weights=graph.plan.weights_file(name), with_parts=False)
+        for name in graph.plan.trainings
+    ]
+    assert {network.card["budget"] for network in trained} == {"smoke"}
+    assert not any(weights_path(name).is_relative_to(graph.results) for name in graph.plan.trainings)
 
 
 def test_the_same_command_again_does_nothing(graph):
     before = graph.written()
     again = graph.run()
     assert again.returncode == 0
-    assert again.stdout.splitlines() == graph.first.stdout.splitlines()[-3:]
+    left_out = [f"left out: {line}" for line in graph.plan.missing]
+    assert again.stdout.splitlines() == [*left_out, *conclusion(graph.first)]
     assert graph.written() == before
 
 
@@ -113,17 +146,19 @@ def test_a_missing_score_is_made_again_with_what_hangs_on_it_and_no_more(graph):
     score.unlink()
     again = graph.run()
     assert again.returncode == 0
-    hang_on_it = [name for name in graph.plan.figures if f"scores/{SCORE}.csv" in graph.plan.figure_scores(name)]
-    assert hang_on_it == ["linn/table1_psnr"]
-    assert again.stdout.splitlines()[0] == "3 jobs to do"
+    hang_on_it = [name for name, drawing in graph.plan.drawings.items() if f"{SCORE}.csv" in drawing.scores]
+    assert set(hang_on_it) == {"linn/table1_psnr", "linn/training_cost", "winnet/nonblind_set12"}
+    assert f"{len(hang_on_it) + 2} jobs to do" in again.stdout.splitlines()
     after = graph.written()
     assert after.keys() == before.keys()
     changed = {name for name in after if after[name] != before[name]}
-    pages = {f"notebooks/{name}.ipynb" for name in (f"evaluate/{SCORE}", *hang_on_it, "report")}
+    pages = {
+        f"notebooks/{name}.ipynb" for name in (f"scores/{SCORE}", *(f"figures/{one}" for one in hang_on_it), "report")
+    }
     assert {name for name in changed if name.endswith(".ipynb")} == pages
     assert {name for name in changed if name.startswith(("scores", "runs"))} == {f"scores/{SCORE}.csv"}
     assert "report.html" in changed
-    same = [column for column in COLUMNS if column != "seconds"]
+    same = [column for column in old.columns if column != "seconds"]
     pd.testing.assert_frame_equal(pd.read_csv(score)[same], old[same])
 
 
@@ -133,14 +168,13 @@ def test_a_failure_is_named_and_leaves_all_other_results(graph):
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     before = graph.written()
-    job, score = f"evaluate_{NETWORK}_bsd68", f"scores/{NETWORK}/bsd68.csv"
+    score, page = f"scores/{FAILING}.csv", f"notebooks/scores/{FAILING}"
     earlier = (graph.results / score).read_bytes()
     failed = graph.run()
     assert failed.returncode == 1
-    assert f"Error in rule {job}:" in failed.stdout
+    assert f"Error in rule score: {FAILING}" in failed.stdout
     assert re.search(r"error: evaluate.ipynb failed in cell \d+: ValueError: .* does not match its card", failed.stdout)
     assert str(graph.results / "paper.log") in failed.stdout
-    page = f"notebooks/evaluate/{NETWORK}/bsd68"
     after = graph.written()
     assert f"{page}.failed.ipynb" in after and f"{page}.ipynb" not in after
     assert (graph.results / score).read_bytes() == earlier
@@ -148,5 +182,5 @@ def test_a_failure_is_named_and_leaves_all_other_results(graph):
     assert {name: after[name] for name in kept if name in after} == {name: before[name] for name in kept}
     assert "left about" not in failed.stdout  # nothing that hangs on it was drawn from a part of the scores
     again = graph.run()  # the score that was kept does not pass for a new one
-    assert again.returncode == 1 and f"Error in rule {job}:" in again.stdout
+    assert again.returncode == 1 and f"Error in rule score: {FAILING}" in again.stdout
     assert (graph.results / score).read_bytes() == earlier

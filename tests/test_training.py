@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -16,37 +17,34 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import yaml
+import toy
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from invdenoise import datasets, paths, training
-from invdenoise.datasets import Picture, PictureSet
-from invdenoise.experiments import experiment
+from invdenoise import papers, paths, training
+from invdenoise.data import batches
+from invdenoise.data import pictures as datasets
+from invdenoise.data.fetch import DataUnavailable
+from invdenoise.data.noise import awgn, noise_generator
+from invdenoise.data.pictures import Picture, PictureSet
 from invdenoise.files import exclusive
-from invdenoise.metrics import psnr
-from invdenoise.models import DenoisingNetwork
-from invdenoise.noise import awgn, noise_generator
+from invdenoise.methods import load_network
+from invdenoise.models.base import DenoisingNetwork
+from invdenoise.tasks.metrics import psnr
 from invdenoise.training import schedule_factor, train
-from invdenoise.weights import load_network
 
-DEFAULTS = {
-    "data": "embedded-train", "batch_size": 4, "patch_size": 16, "sampling": "random", "augment": True, "seed": 0,
-    "optimizer": "muon", "lr": 3e-3, "adam_ratio": 0.5, "schedule": "onecycle", "warmup": 3, "final": 0.01,
-    "clip": 0.05, "ema": 0.8, "precision": "float32", "compile": False, "validation": 1, "validate_every": 8,
-    "checkpoint_every": 5,
-}  # fmt: skip
-TINY = {"num_pairs": 2, "num_layers": 2, "num_features": 4}
+FEW = {"num_features": 4}
+DNINN = {"model": "dninn.DnINN", "options": {"num_pairs": 2, "num_layers": 2, "num_features": 4}}
 
 CHILD = """
 import os, signal, sys, time
 from pathlib import Path
 import torch
 from invdenoise import paths, training
-from invdenoise.patches import PatchSampler
+from invdenoise.data.batches import WhiteNoise
 
-paths.EXPERIMENTS = Path(sys.argv[1])
-batch, save, saved = PatchSampler.batch, torch.save, 0
+paths.NOTEBOOKS = Path(sys.argv[1])
+batch, save, saved = WhiteNoise.batch, torch.save, 0
 
 def slow_batch(self, step):
     time.sleep(0.05)
@@ -61,7 +59,7 @@ def die_in_the_middle(state, path):
         os.kill(os.getpid(), signal.SIGKILL)
 
 if sys.argv[2] == "slowly":
-    PatchSampler.batch = slow_batch
+    WhiteNoise.batch = slow_batch
 if sys.argv[2] == "die":
     torch.save = die_in_the_middle
 code = training.main(sys.argv[3:])
@@ -73,19 +71,16 @@ sys.exit(code)
 
 @pytest.fixture
 def declare(tmp_path, monkeypatch):
-    """A function that writes an `experiments.yaml` with small runs "a" and "b", the second starting from the first."""
+    """A function that declares small networks "a" and "b", the second starting from the first, and returns `notebooks/`."""
 
-    def write(options=TINY, sigma=25, model="DnINN", **settings):
-        recipe = {"smoke": {"steps": 24}, "laptop": {"steps": 24}, "paper": {"steps": 24}}
-        entry = {"paper": "linn", "model": model, "sigma": sigma, "recipe": "tiny", "options": options}
-        experiments = {"a": entry, "b": {**entry, "sigma": 50, "start": "a"}}
-        tree = {"defaults": {**DEFAULTS, **settings}, "recipes": {"tiny": recipe}, "experiments": experiments}
-        if "epochs" in settings:
-            tree["recipes"]["tiny"] = {budget: {} for budget in recipe}
-        path = tmp_path / f"experiments-{len(list(tmp_path.glob('*.yaml')))}.yaml"
-        path.write_text(yaml.safe_dump(tree))
-        monkeypatch.setattr(paths, "EXPERIMENTS", path)
-        return path
+    def write(
+        options=FEW, sigma=25, model="toy.Smooth", source=None, task="awgn.Denoise", others=None, ablations=None, **recipe
+    ):  # fmt: skip
+        source = {"kind": "batches.WhiteNoise", "set": "embedded-train", **(source or {})}
+        entry = {"model": model, "sigma": sigma, "options": options, "source": source, "task": task}
+        networks = {"a": entry, **({} if sigma is None else {"b": {**entry, "sigma": 50, "start": "a"}})}
+        parts = {} if ablations is None else {"ablations": ablations}
+        return toy.declare(tmp_path, monkeypatch, networks | (others or {}), recipe, **parts)
 
     monkeypatch.setenv("INVDENOISE_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr(paths, "RELEASED_WEIGHTS", tmp_path / "released")
@@ -112,6 +107,21 @@ def same_weights(ours, theirs):
 def trained_at_all(run):
     """Largest change of a weight since the start, where kernels at the end of each network are zero."""
     return max(value.abs().max() for key, value in load_file(run.weights).items() if key.endswith("predict.4.weight"))
+
+
+def both_ways(tmp_path, monkeypatch, minutes=0.2):
+    """The run of "a" in one go and the same in several; both end in the same weights and curve."""
+    whole = quietly(folder=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "time", Clock())
+        parts = [quietly(folder=tmp_path / "parts", minutes=minutes)]
+        assert not parts[-1].finished
+        while not parts[-1].finished:
+            parts.append(quietly(folder=tmp_path / "parts", minutes=minutes))
+    assert len(parts) > 2
+    same_weights(parts[-1], whole)
+    same_curve(parts[-1].curve, whole.curve)
+    return whole, parts
 
 
 class Clock:
@@ -146,7 +156,7 @@ class Clock:
     ids=["muon", "adam on the grid", "bfloat16", "float32 in a kernel"],
 )
 def test_a_run_within_time_limits_ends_as_one_without(settings, declare, tmp_path, monkeypatch):
-    declare(**settings)
+    declare(**DNINN, **settings)
     whole = quietly(folder=tmp_path / "whole")
     assert whole.finished and whole.step == 24 and trained_at_all(whole) > 1e-3
     monkeypatch.setattr(training, "time", Clock())
@@ -154,18 +164,18 @@ def test_a_run_within_time_limits_ends_as_one_without(settings, declare, tmp_pat
     while not stops or stops[-1] < 24:
         stops.append(quietly(folder=tmp_path / "parts", minutes=0.25).step)
         assert (tmp_path / "parts" / "weights.safetensors").exists() == (stops[-1] == 24)
-    assert len(stops) > 2 and any(stop % DEFAULTS["checkpoint_every"] for stop in stops[:-1])
+    assert len(stops) > 2 and any(stop % toy.RECIPE["checkpoint_every"] for stop in stops[:-1])
     parts = quietly(folder=tmp_path / "parts")  # once more: there is nothing left to do
     same_weights(parts, whole)
     same_curve(parts.curve, whole.curve)
 
 
-def child(path, mode, *arguments, launcher=()):
-    """A training process on the experiments of `path`."""
-    script = path.with_name("child.py")
+def child(notebooks, mode, *arguments, launcher=()):
+    """A training process on the networks that `notebooks` declares."""
+    script = notebooks.with_name("child.py")
     script.write_text(CHILD)
     environment = {**os.environ, "PYTHONPATH": str(paths.ROOT / "lib")}
-    command = [sys.executable, *launcher, str(script), str(path), mode, *arguments]
+    command = [sys.executable, *launcher, str(script), str(notebooks), mode, *arguments]
 
     def heeds_ctrl_c():  # a shell's background jobs, of which these tests may be one, are told to ignore it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -177,11 +187,11 @@ def child(path, mode, *arguments, launcher=()):
 
 @pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(declare, tmp_path):
-    path = declare()
+    notebooks = declare(**DNINN)
     whole = quietly(folder=tmp_path / "whole")
     folder = paths.runs_dir() / "a" / "smoke"
 
-    process = child(path, "slowly", "a", "--budget", "smoke")  # killed at whatever it is doing
+    process = child(notebooks, "slowly", "a", "--budget", "smoke")  # killed at whatever it is doing
     waited = time.monotonic()
     while not (folder / "curve.csv").exists():
         assert process.poll() is None and time.monotonic() - waited < 300
@@ -191,11 +201,11 @@ def test_a_killed_run_ends_as_one_that_was_not(declare, tmp_path):
     first = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
     assert 0 < first < 24 and not (folder / "weights.safetensors").exists()
 
-    process = child(path, "die", "a", "--budget", "smoke")  # killed half way through writing a checkpoint
+    process = child(notebooks, "die", "a", "--budget", "smoke")  # killed half way through writing a checkpoint
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     second = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
-    assert second == first + DEFAULTS["checkpoint_every"]
+    assert second == first + toy.RECIPE["checkpoint_every"]
 
     resumed = quietly()
     assert resumed.folder == folder
@@ -205,10 +215,10 @@ def test_a_killed_run_ends_as_one_that_was_not(declare, tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_run_keeps_every_step_and_ends_as_one_that_was_not(declare, tmp_path):
-    path = declare(checkpoint_every=1000)
+    notebooks = declare(**DNINN, checkpoint_every=1000)
     whole = quietly(folder=tmp_path / "whole")
     folder = paths.runs_dir() / "a" / "smoke"
-    process = child(path, "slowly", "a", "--budget", "smoke")
+    process = child(notebooks, "slowly", "a", "--budget", "smoke")
     for line in process.stdout:
         if "  step " in line:
             break
@@ -236,10 +246,10 @@ def test_a_run_killed_before_its_last_curve_writes_it_when_started_again(declare
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(declare, tmp_path):
-    path = declare()
+    notebooks = declare(**DNINN)
     one = quietly(folder=tmp_path / "one")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    process = child(path, "plainly", "a", "--budget", "smoke", "--minutes", "30", launcher=launcher)
+    process = child(notebooks, "plainly", "a", "--budget", "smoke", "--minutes", "30", launcher=launcher)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     folder = paths.runs_dir() / "a" / "smoke"
@@ -252,7 +262,7 @@ def test_two_processes_train_as_one(declare, tmp_path):
 
 def test_batches_must_divide_among_the_processes(declare, tmp_path):
     declare()
-    spec, accelerator = experiment("a"), SimpleNamespace(num_processes=3)
+    spec, accelerator = papers.network("a"), SimpleNamespace(num_processes=3)
     with pytest.raises(ValueError, match="batch_size is 4, not a multiple of 3 processes"):
         training._Trainer(spec, "smoke", spec.recipe("smoke"), tmp_path, accelerator, None)
 
@@ -271,7 +281,7 @@ def test_processes_stop_together(declare, tmp_path):
 
 
 def trainer_of(name, budget="smoke"):
-    spec = experiment(name)
+    spec = papers.network(name)
     return training._Trainer(spec, budget, spec.recipe(budget), paths.runs_dir() / name, Accelerator(cpu=True), None)
 
 
@@ -282,24 +292,26 @@ def trainer_of(name, budget="smoke"):
     ("changed", "key"),
     [
         ({"lr": 1e-4}, "lr = 0.003, now it is 0.0001"),
-        ({"options": {**TINY, "num_features": 5}}, "options = .*'num_features': 4.*'num_features': 5"),
+        ({"options": {"num_features": 5}}, "options = .*'num_features': 4.*'num_features': 5"),
         ({"sigma": 15}, r"sigmas = \(25.0, 25.0\), now it is \(15.0, 15.0\)"),
         ({"seed": 1}, "seed = 0, now it is 1"),
-        ({"data": "embedded"}, "data = 'embedded-train', now it is 'embedded'"),
+        ({"source": {"set": "embedded"}}, "source = .*'embedded-train'.*'embedded'"),
+        ({"source": {"levels": "patch"}}, "source = .*now it is .*'levels': 'patch'"),
+        ({"source": {"kind": "toy.Ramps"}}, "source = .*'batches.WhiteNoise'.*'toy.Ramps'"),
+        ({"task": "toy.Brighten"}, "task = 'awgn.Denoise', now it is 'toy.Brighten'"),
     ],
-    ids=["rate", "network", "sigma", "seed", "data"],
+    ids=["rate", "network", "sigma", "seed", "set", "levels", "source", "task"],
 )
 def test_a_checkpoint_of_other_settings_is_not_continued(changed, key, declare, monkeypatch):
     declare()
     monkeypatch.setattr(training, "time", Clock())
     stopped = quietly(minutes=0.5)
     assert not stopped.finished
-    path = declare(**changed)
+    declare(**changed)
     before = (stopped.folder / "checkpoint.pt").read_bytes()
     with pytest.raises(ValueError, match=f"{key}.*delete"):
         quietly()
     assert (stopped.folder / "checkpoint.pt").read_bytes() == before
-    assert path == paths.EXPERIMENTS
 
 
 def test_a_checkpoint_older_than_a_setting_was_trained_with_its_default(declare, monkeypatch):
@@ -307,10 +319,10 @@ def test_a_checkpoint_older_than_a_setting_was_trained_with_its_default(declare,
     monkeypatch.setattr(training, "time", Clock())
     stopped = quietly(minutes=0.5)
     state = torch.load(stopped.folder / "checkpoint.pt", weights_only=True)
-    assert state["settings"].pop("levels") == "batch"
+    assert state["settings"].pop("start_ratio") == 1
     torch.save(state, stopped.folder / "checkpoint.pt")
-    declare(levels="patch")
-    with pytest.raises(ValueError, match="levels = 'batch', now it is 'patch'"):
+    declare(start_ratio=0.5)
+    with pytest.raises(ValueError, match="start_ratio = 1.0, now it is 0.5"):
         quietly()
     declare()
     assert quietly().finished
@@ -336,7 +348,7 @@ def test_pictures_that_changed_stop_a_resumed_run(declare, monkeypatch):
     monkeypatch.setattr(training, "time", Clock())
     quietly(minutes=0.5)
     other = datasets.load_pictures("embedded-train", limit=11)
-    monkeypatch.setattr(datasets, "load_pictures", lambda *_, **__: other)
+    monkeypatch.setattr(batches, "load_pictures", lambda *_, **__: other)
     with pytest.raises(ValueError, match="data_sha256"):
         quietly()
 
@@ -361,53 +373,48 @@ def test_a_second_run_at_the_same_time_is_refused(declare):
     assert quietly().finished
 
 
-@pytest.mark.parametrize("network", ["WINNet", "NENet"])
+@pytest.mark.parametrize("network", ["winnet.WINNet", "nenet.NENet"])
 def test_networks_of_other_kinds_train_on_a_range_of_levels_and_resume(network, declare, tmp_path, monkeypatch):
-    small = {"WINNet": {"num_pairs": 1, "num_blocks": 1, "num_features": 4, "num_atoms": 15, "num_lista_layers": 1}}
-    settings = {"model": network, "optimizer": "adam", "validation": int(network == "WINNet"), "clip": 1.0}
-    declare(small.get(network, {}), [0, 55], **settings)
-    whole = quietly(folder=tmp_path / "whole")
-    monkeypatch.setattr(training, "time", Clock())
-    folder = tmp_path / "parts"
-    parts = [quietly(folder=folder, minutes=0.2) for _ in range(3)]
-    assert not parts[0].finished
-    while not parts[-1].finished:
-        parts.append(quietly(folder=folder, minutes=0.2))
-    same_weights(parts[-1], whole)
-    same_curve(parts[-1].curve, whole.curve)
+    small = {"num_pairs": 1, "num_blocks": 1, "num_features": 4, "num_atoms": 15, "num_lista_layers": 1}
+    estimates = network == "nenet.NENet"  # it has a squared error of its own, and no task
+    declare(
+        {} if estimates else small, [0, 55], network, task=None if estimates else "awgn.Denoise", optimizer="adam",
+        validation=int(not estimates), clip=1.0,
+    )  # fmt: skip
+    whole, parts = both_ways(tmp_path, monkeypatch)
     card = json.loads(whole.weights.with_suffix(".json").read_text())
     assert card["sigma"] is None and card["sigmas"] == [0, 55]
-    estimates = network == "NENet"  # it has a squared error of its own, and no PSNR
-    assert all(math.isnan(row["val_psnr"]) == math.isnan(row["train_psnr"]) == estimates for row in whole.curve)
-    assert all(math.isfinite(row["loss"]) for row in whole.curve)
-    assert (card["validation_psnr"] is None) == estimates
+    for row in whole.curve:
+        assert ("val_psnr" in row, "squared_error" in row) == (not estimates, estimates)
+        assert math.isfinite(row["loss"])
+    assert ("validation_psnr" in card) == (not estimates)
 
 
-def test_what_does_not_denoise_is_not_validated(declare):
-    declare({}, [0, 55], model="NENet")
+def test_what_declares_no_task_is_not_validated(declare):
+    declare({}, [0, 55], "nenet.NENet", task=None)
     with pytest.raises(
-        ValueError, match="validation is 1, but NENet does not denoise and has no PSNR; set validation: 0"
+        ValueError, match="validation is 1, but a declares no task that could validate it; set validation: 0"
     ):
         quietly()
 
 
 def test_what_estimates_one_level_from_a_batch_takes_no_level_a_patch(declare):
-    declare({}, [0, 55], model="NENet", validation=0, levels="patch")
-    with pytest.raises(ValueError, match="levels is 'patch', but NENet estimates one level from a whole batch"):
+    declare({}, [0, 55], "nenet.NENet", {"levels": "patch"}, task=None, validation=0)
+    with pytest.raises(ValueError, match="NENet estimates one noise level from a whole batch.*use levels: batch"):
         quietly()
 
 
 def test_no_pictures_stand_in_for_those_of_training(declare, monkeypatch, tmp_path):
     monkeypatch.setenv("INVDENOISE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "nowhere"))
-    declare(data="bsd400")
-    with pytest.raises(datasets.DataUnavailable):
+    declare(source={"set": "bsd400"})
+    with pytest.raises(DataUnavailable):
         quietly()
 
 
 def test_too_many_validation_pictures_are_refused(declare):
     declare(validation=12)
-    with pytest.raises(ValueError, match="validation is 12 of 12 pictures"):
+    with pytest.raises(ValueError, match="cannot hold out 12 of 12 pictures of embedded-train"):
         quietly()
 
 
@@ -445,7 +452,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(declare, watched):
 
 
 def test_a_skipped_step_leaves_running_statistics_alone(declare, monkeypatch):
-    declare({"depth": 3, "num_features": 4}, model="DnCNN", optimizer="adam", ema=0)
+    declare({"depth": 3, "num_features": 4}, model="dncnn.DnCNN", optimizer="adam", ema=0)
     loss_of, count = DenoisingNetwork.training_loss, 0
 
     def overflow_once(network, clean, noisy, sigma):
@@ -500,23 +507,160 @@ def test_the_curve_tells_loss_rate_and_validation(declare, watched):
     assert [row["step"] for row in run.curve] == [8, 16, 24]
     assert [row["patches"] for row in run.curve] == [32, 64, 96]
     for row in run.curve:
-        assert row["train_psnr"] == pytest.approx(-10 * math.log10(row["loss"]))
-        factor = schedule_factor(experiment("a").recipe("smoke"), row["step"] - 1, 24, 1)
+        assert row["mse"] == pytest.approx(row["loss"])
+        factor = schedule_factor(papers.network("a").recipe("smoke"), row["step"] - 1, 24, 1)
         assert row["lr"] == pytest.approx(3e-3 * factor)
     # The last picture is held out; its noise is that of (seed, "validation", name, sigma).
     network, picture = load_network("a", "smoke"), datasets.embedded("train").pictures[-1]
     noisy = awgn(picture.tensor(), 25, noise_generator(0, "validation", picture.name, 25))
     assert run.curve[-1]["val_psnr"] == pytest.approx(psnr(picture.tensor(), network.denoise(noisy, 25)), abs=1e-3)
     lines = (run.folder / "curve.csv").read_text().splitlines()
-    assert lines[0] == ",".join(training.CURVE) and len(lines) == 4
+    assert lines[0] == "step,patches,seconds,lr,loss,mse,val_psnr,grad_norm,skipped" and len(lines) == 4
 
 
 def test_patches_never_come_from_the_validation_pictures(declare):
     declare(validation=2)
-    trainer = trainer_of("a")
+    source = trainer_of("a").source
     pictures = datasets.embedded("train").pictures
-    assert [picture.name for picture in trainer.validation] == [picture.name for picture in pictures[-2:]]
-    assert np.array_equal(trainer.sampler.pictures.numpy(), np.stack([picture.pixels for picture in pictures[:-2]]))
+    assert [picture.name for picture in source.held_out] == [picture.name for picture in pictures[-2:]]
+    assert np.array_equal(source._planes[0][0].numpy(), np.concatenate([p.pixels.ravel() for p in pictures[:-2]]))
+
+
+# -- any network, source and task --------------------------------------------------------------------------------------
+
+
+def curve_file(run):
+    """Columns and rows of `curve.csv`."""
+    with open(run.folder / "curve.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    return list(rows[0]), [{key: float(value) for key, value in row.items()} for row in rows]
+
+
+@pytest.fixture
+def flows(monkeypatch):
+    """Every `toy.Flow` that is built while the test runs."""
+    made, build = [], toy.Flow.__init__
+    monkeypatch.setattr(toy.Flow, "__init__", lambda network: build(network) or made.append(network))
+    return made
+
+
+RAMPS = {"kind": "toy.Ramps", "set": "made", "steepest": 0.8}
+
+
+def test_a_network_without_noise_level_and_task_trains_on_a_source_of_its_own(declare, flows, tmp_path, monkeypatch):
+    declare({}, None, "toy.Flow", RAMPS, None, validation=0, optimizer="adam", clip=1.0)
+    whole, parts = both_ways(tmp_path, monkeypatch)
+    card = json.loads(whole.weights.with_suffix(".json").read_text())
+    assert card["sigma"] is None and card["sigmas"] is None and card["num_parameters"] == 2
+    assert card["source"] == RAMPS and (card["data"], card["steps"]) == ("ramps", 24)
+    assert not [key for key in card if key.startswith("validation_")]
+    assert whole.curve[-1]["loss"] < whole.curve[0]["loss"]
+    # `prepare` saw the first batch, once in each process, before the average of the weights was begun.
+    source = training.load_source(papers.network("a"), "smoke")
+    assert len(flows) == 1 + len(parts)
+    for network in flows:
+        assert len(network.seen) == 1 and torch.equal(network.seen[0], source.batch(0)["image"])
+
+
+def test_the_average_begins_with_what_prepare_has_set(declare, flows):
+    declare({}, None, "toy.Flow", RAMPS, None, validation=0)
+    trainer = trainer_of("a")
+    image = trainer.source.batch(0)["image"]
+    for network in (trainer.network, trainer.ema.module):
+        assert network.shift.item() == pytest.approx(-image.mean().item())
+        assert network.scale.item() == pytest.approx(1 / image.std().item())
+
+
+def test_every_part_of_a_loss_is_a_column_of_the_curve(declare, monkeypatch):
+    declare({}, None, "toy.Flow", RAMPS, None, validation=0)
+    kept, loss_of = [], toy.Flow.training_loss
+
+    def watched(network, image):
+        loss, parts = loss_of(network, image)
+        kept.append({"loss": loss.item(), **{key: torch.as_tensor(value).item() for key, value in parts.items()}})
+        return loss, parts
+
+    monkeypatch.setattr(toy.Flow, "training_loss", watched)
+    run = quietly()
+    columns, rows = curve_file(run)
+    assert columns == [
+        "step", "patches", "seconds", "lr", "loss", "prior", "log_det", "largest", "one", "grad_norm", "skipped",
+    ]  # fmt: skip
+    for number, row in enumerate(rows):  # means over the steps since the row before
+        steps = kept[8 * number : 8 * (number + 1)]
+        for key in ("loss", "prior", "log_det", "largest", "one"):
+            assert row[key] == pytest.approx(sum(step[key] for step in steps) / 8, rel=1e-5), key
+    assert len(rows) == 3 and rows[0]["loss"] == pytest.approx(rows[0]["prior"] - rows[0]["log_det"], rel=1e-5)
+
+
+def test_a_part_that_is_not_in_every_step_is_the_mean_of_those_that_have_it(declare, monkeypatch):
+    declare({}, None, "toy.Flow", RAMPS, None, validation=0)
+    count, loss_of = 0, toy.Flow.training_loss
+
+    def now_and_then(network, image):
+        nonlocal count
+        count += 1
+        loss, _ = loss_of(network, image)
+        return loss, {} if count % 2 else {"even": float(count)}
+
+    monkeypatch.setattr(toy.Flow, "training_loss", now_and_then)
+    columns, rows = curve_file(quietly())
+    assert "even" in columns and [row["even"] for row in rows] == [5, 13, 21]
+
+
+def test_a_part_may_not_take_the_place_of_a_column(declare, monkeypatch):
+    declare({}, None, "toy.Flow", RAMPS, None, validation=0)
+    monkeypatch.setattr(toy.Flow, "training_loss", lambda network, image: (network.scale.sum(), {"lr": 1.0}))
+    with pytest.raises(ValueError, match="a logs 'lr', which is a column of every curve; choose another name"):
+        quietly()
+
+
+def test_the_first_metric_of_the_task_validates_whichever_way_is_better(declare, tmp_path, monkeypatch):
+    """The error of `toy.Brighten` falls where PSNR rises; nothing is chosen by it."""
+    declare({}, 25, "toy.Smooth", task="toy.Brighten", validation=2, ema=0.5, optimizer="adam", lr=1e-2, clip=1.0)
+    whole, _ = both_ways(tmp_path, monkeypatch)
+    columns, rows = curve_file(whole)
+    assert columns[5:] == ["mse", "val_error", "grad_norm", "skipped"]
+    network = load_network("a", weights=whole.weights)
+    errors = []
+    for picture in datasets.embedded("train").pictures[-2:]:
+        clean = picture.tensor()
+        noisy = awgn(clean, 25, noise_generator(0, "validation", picture.name, 25))
+        errors.append(255 * (network.denoise(noisy, 25) - clean).abs().mean().item())
+    assert rows[-1]["val_error"] == pytest.approx(sum(errors) / 2, rel=1e-5)
+    assert rows[-1]["val_error"] < rows[0]["val_error"]
+    card = json.loads(whole.weights.with_suffix(".json").read_text())
+    assert card["validation_error"] == whole.curve[-1]["val_error"] and "validation_psnr" not in card
+    lines = []
+    train("a", "smoke", report=lines.append, folder=tmp_path / "told")
+    assert f"a (smoke)  step 24  validation error {rows[-1]['val_error']:.2f} grey levels" in lines
+
+
+def test_a_task_that_measures_no_single_case_cannot_validate(declare, monkeypatch):
+    monkeypatch.setattr(toy.Generate, "metrics", ())
+    declare(task="toy.Generate")
+    with pytest.raises(ValueError, match="a: toy.Generate measures nothing on a single case; set validation: 0"):
+        quietly()
+
+
+def test_a_network_trains_on_pairs(declare, tmp_path, monkeypatch):
+    """Batches have no noise level, and pictures are in colour; scenes are held out, not pairs."""
+    pairs = {"kind": "batches.Pairs", "set": "embedded-pairs-train"}
+    declare(
+        {"channels": 3, "num_features": 4}, None, "toy.Smooth", pairs, None, validation=0, optimizer="adam", steps=32
+    )
+    whole, _ = both_ways(tmp_path, monkeypatch)
+    assert whole.curve[-1]["mse"] == pytest.approx(whole.curve[-1]["loss"])
+    assert whole.curve[-1]["loss"] < whole.curve[0]["loss"]
+    kept = load_file(whole.weights)
+    assert kept["layers.0.weight"].shape == (4, 3, 3, 3)
+    assert json.loads(whole.weights.with_suffix(".json").read_text())["source"] == pairs
+
+
+def test_an_option_that_the_source_lacks_is_named(declare):
+    declare(source={"level": "patch"})
+    with pytest.raises(ValueError, match="a: source batches.WhiteNoise with .*'level'.* cannot be made"):
+        quietly()
 
 
 # -- schedules --------------------------------------------------------------------------------------------------------
@@ -526,10 +670,10 @@ def test_paper_schedule_is_that_of_the_paper(monkeypatch):
     """Section III-A: batches of 32 of 9e4 patches, 30 epochs, 1e-3, from epoch 20 on 1e-4."""
     black = [Picture(str(number), np.zeros((180, 180), np.uint8)) for number in range(400)]
     pictures = PictureSet("bsd400", "bsd400", tuple(black), "")
-    monkeypatch.setattr(datasets, "load_pictures", lambda name, stand_in: {"bsd400": pictures}[name])
+    monkeypatch.setattr(batches, "load_pictures", lambda name, stand_in: {"bsd400": pictures}[name])
     trainer = trainer_of("dninn-st-s25", "paper")
     assert trainer.num_steps == round(30 * 90_000 / 32)
-    assert trainer.sampler.patch_size == 40
+    assert trainer.source.patch_size == 40
     rates = {}
     for step in (0, 56_249, 56_250, 84_374):  # epoch 20 begins at 20 * 90,000 / 32
         trainer.step = step
@@ -540,7 +684,7 @@ def test_paper_schedule_is_that_of_the_paper(monkeypatch):
 
 def test_onecycle_warms_up_then_falls_along_a_cosine(declare):
     declare(warmup=4, final=0.1)
-    recipe = experiment("a").recipe("smoke")
+    recipe = papers.network("a").recipe("smoke")
     factors = [schedule_factor(recipe, step, 24, 1) for step in range(25)]
     assert factors[:5] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
     assert factors[14] == pytest.approx(0.1 + 0.9 / 2)  # half way
@@ -550,13 +694,13 @@ def test_onecycle_warms_up_then_falls_along_a_cosine(declare):
 
 def test_each_milestone_multiplies_by_gamma(declare):
     declare(schedule="steps", milestones=[2, 3], gamma=0.5)
-    recipe = experiment("a").recipe("smoke")
+    recipe = papers.network("a").recipe("smoke")
     factors = [schedule_factor(recipe, step, 24, 2.5) for step in (0, 4, 5, 7, 8, 20)]
     assert factors == [1, 1, 0.5, 0.5, 0.25, 0.25]
 
 
 def test_epochs_become_steps(declare):
-    declare(sampling="grid", epochs=2, batch_size=32)
+    declare(sampling="grid", epochs=2, steps=None, batch_size=32)
     trainer = trainer_of("a")
     positions = 11 * len(range(0, 180 - 16 + 1, 10)) ** 2
     assert trainer.num_steps == round(2 * positions / 32)
@@ -570,7 +714,7 @@ def test_the_card_says_where_the_weights_come_from(declare):
     run = quietly()
     card = json.loads((run.folder / "weights.json").read_text())
     assert card["experiment"] == "a" and card["budget"] == "smoke" and card["sigma"] == 25
-    assert card["model"] == "DnINN" and card["options"] == TINY and card["started_from"] is None
+    assert card["model"] == "toy.Smooth" and card["options"] == FEW and card["started_from"] is None
     assert card["steps"] == 24 and card["patches"] == 96 and card["skipped_steps"] == 0
     assert card["recipe"]["lr"] == 3e-3 and card["recipe"]["seed"] == 0
     assert card["data"] == "embedded-train" and card["data_sha256"] == datasets.embedded("train").sha256
@@ -595,7 +739,7 @@ def test_a_finished_run_keeps_its_card_and_mends_its_weights(declare, monkeypatc
 
 
 def test_a_warm_start_takes_the_other_weights_and_the_card_says_so(declare, watched):
-    declare()
+    declare(**DNINN)
     with pytest.raises(FileNotFoundError, match="no weights for a .*`make train EXPERIMENT=a BUDGET=laptop`"):
         quietly("b", "laptop")
     first = quietly("a", "laptop")
@@ -610,11 +754,19 @@ def test_a_warm_start_takes_the_other_weights_and_the_card_says_so(declare, watc
     assert json.loads((quietly("b", "smoke").folder / "weights.json").read_text())["started_from"] is None
 
 
-def test_a_start_from_a_blind_network_does_without_its_estimator(declare):
+def test_a_start_from_a_blind_network_does_without_its_estimator(declare, tmp_path, monkeypatch):
     small = {"num_pairs": 1, "num_blocks": 1, "num_features": 4, "num_atoms": 16, "num_lista_layers": 1}
-    declare(options=small, sigma=[0, 55], model="WINNet", levels="patch", clip=1.0)
+    source = {**toy.WHITE, "levels": "patch"}
+    blind = {"model": "winnet.WINNet", "options": small, "sigma": [0, 55], "source": source, "task": "awgn.Denoise"}
+    toy.declare(
+        tmp_path, monkeypatch, recipe={"clip": 1.0},
+        networks={
+            "a": {**blind, "parts": {"estimator": "judge"}}, "b": {**blind, "sigma": 50, "start": "a"},
+            "judge": {"model": "nenet.NENet", "sigma": [0, 55]},
+        },
+    )  # fmt: skip
     quietly("a", "laptop")
-    with pytest.raises(ValueError, match="no experiment 'nenet'"):
+    with pytest.raises(FileNotFoundError, match="no weights for judge"):
         load_network("a", "laptop")
     card = json.loads((quietly("b", "laptop").folder / "weights.json").read_text())
     assert card["started_from"].startswith("a (") and card["sigma"] == 50
@@ -622,7 +774,7 @@ def test_a_start_from_a_blind_network_does_without_its_estimator(declare):
 
 def test_weights_taken_over_move_in_proportion_to_their_own_rate(declare):
     def moved(**settings):
-        declare(**settings, ema=0.0)
+        declare(**DNINN, **settings, ema=0.0)
         first = load_file(quietly("a", "laptop").weights)
         ours = load_file(quietly("b", "laptop").weights)
         kernels = [key for key in first if "linns" in key and first[key].ndim == 4]
@@ -642,7 +794,7 @@ def test_weights_taken_over_move_in_proportion_to_their_own_rate(declare):
 def test_command_line_tells_how_it_ended(declare, monkeypatch, capsys, tmp_path):
     declare()
     assert training.main(["a", "nonesuch", "--budget", "smoke"]) == 1
-    assert "error: no experiment 'nonesuch'" in capsys.readouterr().err
+    assert "error: no network 'nonesuch'" in capsys.readouterr().err
     assert not paths.runs_dir().exists()  # a wrong name stops before the first run
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "time", Clock())
@@ -668,9 +820,7 @@ def test_a_time_limit_must_be_a_number_above_0(minutes, declare, capsys):
 
 
 def test_a_budget_that_one_of_several_lacks_stops_before_the_first(declare, capsys):
-    path = declare()
-    tree = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump(tree | {"ablations": {"of": "a", "common": {}, "changes": {"none": {}}}}))
+    declare(ablations={"of": "a", "common": {}, "changes": {"none": {}}})
     assert training.main(["a", "ablation-none", "--budget", "smoke"]) == 1
     assert "budget is 'smoke'; expected one of laptop" in capsys.readouterr().err
     assert not paths.runs_dir().exists()
@@ -691,14 +841,14 @@ def test_a_failure_under_a_launcher_is_one_message(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "invdenoise.training")
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("invdenoise.training", run_name="__main__")
-    assert stop.value.code == 1 and "no experiment 'nonesuch'" in capsys.readouterr().err
+    assert stop.value.code == 1 and "no network 'nonesuch'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_trained_network_denoises(declare):
-    declare(patch_size=24, batch_size=8, steps=60)
+    declare(**DNINN, patch_size=24, batch_size=8, steps=60)
     quietly("a", "smoke")
-    network, fresh = load_network("a", "smoke"), experiment("a").build()
+    network, fresh = load_network("a", "smoke"), papers.network("a").build()
     picture = datasets.embedded("test").pictures[0].tensor()
     noisy = awgn(picture, 25, noise_generator(0, "embedded", "held out", 25))
     gains = [psnr(picture, denoiser.denoise(noisy, 25)) - psnr(picture, noisy) for denoiser in (network, fresh)]

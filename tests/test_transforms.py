@@ -8,7 +8,7 @@ import pywt
 import scipy.fft
 import torch
 
-from invdenoise.transforms import BOUNDARIES, RedundantDCT, UndecimatedHaar, pad_to_multiple
+from invdenoise.layers.transforms import BOUNDARIES, RedundantDCT, UndecimatedHaar, pad_to_multiple
 
 SIZES = [(1, 1), (1, 7), (3, 5), (5, 4), (8, 8), (33, 20)]
 

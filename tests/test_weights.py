@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from invdenoise import datasets, experiments, paths, weights
-from invdenoise.denoiser import list_denoisers
+from invdenoise import paths
 from invdenoise.files import sha256
-from invdenoise.models import DnCNN, DnINN, NENet, WINNet
-from invdenoise.weights import load_network, load_weights, network_names, read_card, save_weights, weights_path
+from invdenoise.models.dncnn import DnCNN
+from invdenoise.models.dninn import DnINN
+from invdenoise.weights import load_weights, read_card, save_weights, weights_path
 
-CARD = {"experiment": "dninn-st-s25", "budget": "smoke"}
+CARD = {"experiment": "made", "budget": "smoke"}
 SMALL = dict(num_pairs=1, num_layers=1, num_features=2)
 
 
@@ -50,22 +49,6 @@ def test_running_statistics_are_saved_too(tmp_path):
     assert again.layers[3].running_mean.abs().max() > 0
 
 
-def test_the_experiments_network_comes_ready_to_denoise(monkeypatch, tmp_path, randomised):
-    network = randomised(DnINN(), gain=0.3)
-    path = weights_path("dninn-st-s25", "smoke")
-    assert path == paths.runs_dir() / "dninn-st-s25" / "smoke" / "weights.safetensors"
-    monkeypatch.setenv("INVDENOISE_RESULTS", str(tmp_path))
-    save_weights(network, weights_path("dninn-st-s25", "smoke"), CARD)
-    loaded = load_network("dninn-st-s25", "smoke")
-    assert loaded.name == "dninn-st-s25" and loaded.sigma == 25 and not loaded.training
-    assert loaded.card["sha256"] == sha256(weights_path("dninn-st-s25", "smoke"))
-    noisy = torch.rand(1, 1, 12, 10)
-    torch.testing.assert_close(loaded.denoise(noisy), network.denoise(noisy), rtol=0, atol=1e-6)
-    monkeypatch.setattr(paths, "RELEASED_WEIGHTS", tmp_path / "released")
-    save_weights(randomised(DnINN(), seed=1), tmp_path / "released" / "dninn-st-s25.safetensors", CARD)
-    assert not torch.equal(load_network("dninn-st-s25").denoise(noisy), loaded.denoise(noisy))
-
-
 def flip_a_bit(path):
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
@@ -82,15 +65,13 @@ def test_altered_weights_are_refused(spoil, saved):
     spoil(path)
     with pytest.raises(ValueError, match=r"net.safetensors does not match its card \(SHA-256 .*truncated or altered"):
         read_card(path)
-    with pytest.raises(ValueError, match="does not match its card"):
-        load_network("dninn-st-s25", weights=path)
 
 
 def test_weights_without_a_card_are_refused(saved):
     _, path = saved
     path.with_suffix(".json").unlink()
     with pytest.raises(FileNotFoundError, match="net.safetensors has no card net.json"):
-        load_network("dninn-st-s25", weights=path)
+        read_card(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\x40\0\0\0\0\0\0\0{"])
@@ -119,37 +100,11 @@ def test_weights_of_another_network_are_refused(other, message, saved):
     assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
 
 
-def test_weights_of_another_experiment_are_refused_even_if_they_would_fit(tmp_path):
-    path = tmp_path / "other.safetensors"
-    save_weights(DnINN(), path, CARD)
-    with pytest.raises(ValueError, match="holds the weights of dninn-st-s25, not of dninn-st-s50"):
-        load_network("dninn-st-s50", weights=path)
-
-
 def test_a_tensor_too_many_is_refused(saved):
     network, path = saved
     save_file({**load_file(path), "zz": torch.zeros(3)}, path)
     with pytest.raises(ValueError, match=r"zz is \(3,\) there, nothing here"):
         load_weights(network, path)
-
-
-def test_missing_weights_name_the_command(monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "RELEASED_WEIGHTS", tmp_path)
-    with pytest.raises(FileNotFoundError, match="`make train EXPERIMENT=dninn-st-s25 BUDGET=laptop`"):
-        load_network("dninn-st-s25")
-    with pytest.raises(FileNotFoundError, match="`make train EXPERIMENT=dninn-st-s25 BUDGET=paper`"):
-        load_network("dninn-st-s25", "paper")
-
-
-def test_a_budget_that_does_not_exist_is_no_budget_to_train_with():
-    for name in ("dninn-st-s25", "dncnn-authors-s25"):
-        with pytest.raises(ValueError, match="budget is 'lptop'; expected one of smoke, laptop, paper"):
-            load_network(name, "lptop")
-
-
-def test_the_authors_networks_take_no_weights_of_ours(tmp_path):
-    with pytest.raises(ValueError, match="dncnn-authors-s25 is read from its authors' file"):
-        load_network("dncnn-authors-s25", weights=tmp_path / "other.safetensors")
 
 
 def test_a_card_that_cannot_be_read_is_named(saved):
@@ -162,81 +117,35 @@ def test_a_card_that_cannot_be_read_is_named(saved):
         read_card(path)
 
 
-def test_names_are_those_of_the_experiments_and_the_authors():
-    assert set(weights.AUTHORS_DNCNN) == {"dncnn-authors-s15", "dncnn-authors-s25", "dncnn-authors-s50"}
-    winnets = {f"winnet-authors-{levels}s{sigma}" for levels in ("", "2level-") for sigma in (15, 25, 50)}
-    authors = {*weights.AUTHORS_DNCNN, "dncnn-authors-blind", *winnets, "winnet-authors-blind", "winnet-authors-nenet"}
-    assert set(weights.AUTHORS) == authors | {"nenet-authors"}
-    assert {"dninn-st-s25", *authors} <= set(network_names()) and set(network_names()) <= set(list_denoisers())
-    # What only estimates the noise level is loaded by name too, and is no denoiser.
-    assert "nenet-authors" in weights.estimator_names() and "nenet-authors" not in list_denoisers()
+def test_released_weights_and_those_of_local_runs_have_their_places():
+    assert weights_path("made") == paths.RELEASED_WEIGHTS / "made.safetensors"
+    assert weights_path("made", "smoke") == paths.runs_dir() / "made" / "smoke" / "weights.safetensors"
 
 
-def test_every_file_of_the_authors_is_registered():
-    registered = (paths.DATA / "registry" / "weights.csv").read_text()
-    assert all(f"{released.file}," in registered for released in weights.AUTHORS.values())
+def test_only_released_weights_are_restored_by_git(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RELEASED_WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    for folder, remedy in (
+        ("weights", "altered; restore it with `git checkout weights/net.safetensors` or"),
+        ("runs", "altered; train"),
+    ):
+        path = tmp_path / folder / "net.safetensors"
+        save_weights(DnINN(**SMALL), path, CARD)
+        truncate(path)
+        with pytest.raises(ValueError, match=remedy):
+            read_card(path)
 
 
-def authors_network(name):
-    try:
-        return load_network(name)
-    except datasets.DataUnavailable as error:
-        pytest.skip(f"data not available: {error}")
+def test_an_interrupted_save_leaves_the_old_weights(saved, monkeypatch):
+    network, path = saved
+    before = path.read_bytes()
 
+    def stop(tensors, temporary):
+        temporary.write_bytes(b"half")
+        raise KeyboardInterrupt
 
-@pytest.mark.parametrize(
-    ("name", "sigma", "num_parameters"),
-    [
-        ("winnet-authors-s15", 15, 173_440),
-        ("winnet-authors-2level-s50", 50, 346_880),
-        ("winnet-authors-blind", None, 173_440),
-        ("dncnn-authors-blind", None, 9 * 64 * (1 + 18 * 64 + 1) + 19 * 64 + 1),
-    ],
-)
-def test_the_authors_networks_come_ready_to_denoise(name, sigma, num_parameters):
-    network = authors_network(name)
-    assert (network.name, network.sigma, network.num_parameters()) == (name, sigma, num_parameters)
-    assert not network.training and network.card["experiment"] == name and network.card["budget"] == "authors"
-    flat = torch.full((1, 1, 32, 32), 0.5)
-    level = sigma or 20
-    noisy = flat + level / 255 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0))
-    assert (network.denoise(noisy, level) - flat).square().mean() < 0.1 * (noisy - flat).square().mean()
-
-
-def test_the_authors_estimator_comes_by_name():
-    network = authors_network("nenet-authors")
-    assert isinstance(network, NENet) and network.name == "nenet-authors" and not network.training
-    blind = authors_network("winnet-authors-blind")
-    assert blind.estimator.name == "nenet-authors"
-    mended = authors_network("winnet-authors-nenet")
-    assert mended.estimator.name == "nenet" and mended.num_parameters() == blind.num_parameters()
-    for key, tensor in mended.linns.state_dict().items():
-        torch.testing.assert_close(tensor, blind.linns.state_dict()[key], rtol=0, atol=0)
-
-
-def test_our_blind_network_comes_with_our_estimator(monkeypatch, tmp_path, randomised):
-    entry = experiments.experiment("dninn-st-s25")
-    blind, estimator = WINNet(sigma=None), NENet()
-    for name, network in (("winnet-blind", blind), ("nenet", estimator)):
-        save_weights(
-            randomised(network, gain=0.5), tmp_path / f"{name}.safetensors", {"experiment": name, "budget": "laptop"}
-        )
-    entries = {
-        name: dataclasses.replace(entry, name=name, model=model, sigma=None, options={})
-        for name, model in (("winnet-blind", "WINNet"), ("nenet", "NENet"))
-    }
-    monkeypatch.setattr(weights, "experiment", entries.__getitem__)
-    monkeypatch.setattr(weights, "experiments", lambda: entries)
-    monkeypatch.setattr(paths, "RELEASED_WEIGHTS", tmp_path)
-    loaded = load_network("winnet-blind")
-    assert loaded.estimator.name == "nenet" and not loaded.estimator.training
-    noisy = torch.rand(1, 1, 20, 20)
-    torch.testing.assert_close(loaded.estimate_sigma(noisy), estimator.estimate_sigma(noisy))
-    assert "nenet" in weights.estimator_names() and "nenet" not in network_names()
-
-
-@pytest.mark.parametrize("path", sorted(paths.RELEASED_WEIGHTS.glob("*.safetensors")), ids=lambda path: path.stem)
-def test_released_weights_are_those_of_their_card(path):
-    network = load_network(path.stem)
-    assert network.card["experiment"] == path.stem and network.card["sigma"] == network.sigma
-    assert network.num_parameters() == network.card["num_parameters"]
+    monkeypatch.setattr("invdenoise.weights.save_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_weights(network, path, CARD)
+    assert path.read_bytes() == before and read_card(path)["experiment"] == "made"
+    assert sorted(file.name for file in path.parent.iterdir()) == ["net.json", "net.safetensors"]

@@ -13,10 +13,14 @@ import torch
 import torch.nn.functional as F
 from skimage import io
 
-from invdenoise.metrics import psnr
-from invdenoise.models import NENet, WINNet, winnet
-from invdenoise.models.winnet import DepthwiseConv, PUNet, ResidualBlock, read_authors_weights
-from invdenoise.noise import awgn, noise_generator
+from invdenoise import kernels
+from invdenoise.data.noise import awgn, noise_generator
+from invdenoise.layers import tiles
+from invdenoise.layers.lifting import randomise_last_kernels
+from invdenoise.models.nenet import NENet
+from invdenoise.models.winnet import DepthwiseConv, PUNet, ResidualBlock, WINNet, read_authors_weights
+from invdenoise.models.winnet_plain import PlainWINNet, plain_forward
+from invdenoise.tasks.metrics import psnr
 
 MIRROR = Path(os.environ.get("DATA_MIRROR") or "no-mirror")
 WEIGHTS = MIRROR / "weights" / "winnet"
@@ -193,7 +197,7 @@ def test_tiles_give_the_result_of_the_whole(size, randomised, monkeypatch):
     network = small(randomised, 2)
     noisy = image(*size, batch=2)
     whole = network(noisy).detach()  # with gradients, nothing is tiled
-    monkeypatch.setattr(winnet, "TILE", 24)
+    monkeypatch.setattr(tiles, "TILE", 24)
     calls = []
     network.linns[1].layers[0].predict.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
@@ -229,7 +233,7 @@ def test_speed_up_in_bfloat16_stays_close(randomised):
     network = small(randomised, 2, gain=0.5)
     noisy = image(24, 17)
     exact = network.denoise(noisy, 25)
-    fast = copy.deepcopy(network).speed_up("bfloat16", compiled=False).denoise(noisy, 25)
+    fast = kernels.speed_up(copy.deepcopy(network), "bfloat16", compiled=False).denoise(noisy, 25)
     assert fast.dtype == torch.float32
     assert 0 < (fast - exact).abs().max() < 0.02 and (fast - exact).pow(2).mean().sqrt() < 0.003
 
@@ -244,6 +248,30 @@ def test_depthwise_convolution_for_the_compiler_is_the_ordinary_one(padding, dil
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     for a, b in zip(*(torch.autograd.grad(y, (x, weight), grad) for y in (ours, theirs)), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_levels", [1, 2])
+def test_the_plain_form_is_the_network(num_levels, randomised):
+    network = small(randomised, num_levels)
+    plain = PlainWINNet(num_levels, **SMALL).eval()
+    noisy, sigma = image(9, 14, batch=2), torch.tensor([5.0, 50.0]).view(-1, 1, 1, 1)
+    with torch.no_grad():
+        for shrink in network.shrinkers[0].shrink:  # thresholds that cut
+            shrink.weight.fill_(0.5)
+        plain.load_state_dict(network.state_dict())
+        expected = network(noisy, sigma)
+        assert (expected - noisy).abs().max() > 0.05
+        torch.testing.assert_close(plain_forward(network, noisy, sigma), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(plain(noisy, sigma.flatten()), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(plain.denoise(noisy, 30), network.denoise(noisy, 30), atol=1e-5, rtol=0)
+
+
+def test_last_kernels_may_be_drawn_so_that_no_step_is_empty():
+    network = WINNet(2, **SMALL)
+    before = copy.deepcopy(network.state_dict())
+    randomise_last_kernels(network)
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.endswith("last.weight")} and len(changed) == 8
 
 
 # -- denoising --------------------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from invdenoise import kernels, shrinkage
-from invdenoise.kernels import WINNET, InKernel
-from invdenoise.metrics import psnr
-from invdenoise.models import WINNet, winnet
-from invdenoise.models.winnet import PUNet, read_authors_weights
-from invdenoise.noise import awgn, noise_generator
-from invdenoise.provenance import cpu_compiler
-from invdenoise.shrinkage import CLISTA, soft_threshold
+from invdenoise import kernels
+from invdenoise.data.noise import awgn, noise_generator
+from invdenoise.device import cpu_compiler
+from invdenoise.kernels import WINNET, build, routing
+from invdenoise.layers import tiles
+from invdenoise.layers.shrinkage import CLISTA, soft_threshold
+from invdenoise.models.winnet import PUNet, WINNet, read_authors_weights
+from invdenoise.tasks.metrics import psnr
 
 pytestmark = pytest.mark.skipif(cpu_compiler() is None, reason="no C++ compiler")
 CPU = torch.device("cpu")
@@ -30,9 +30,9 @@ def whole_kernel(*shape, inputs):
 
 
 def thresholds_between(batch, num_layers, num_features):
-    """Thresholds that no value meets, so that which ones pass does not hang on rounding.
+    """Thresholds that no value equals, so that rounding does not change which values pass.
 
-    Those of layer l are odd multiples of 2**-(l+1), where values are multiples of 2**-l.
+    Thresholds of layer l are odd multiples of 2**-(l+1), its values multiples of 2**-l.
     """
     steps = 2.0 ** -(1 + torch.arange(num_layers)).view(-1, 1)
     return (2 * torch.randint(0, 2, (batch, num_layers, num_features)) + 1) * steps
@@ -66,7 +66,7 @@ def op_by_op(x, layers, thresholds, dilation):
 def in_kernel(x, layers, thresholds, dilation):
     weights = torch.cat([kernel.flatten() for kernel in layers])
     sizes = (len(layers) // 4, x.shape[1], len(layers[-1]), dilation)
-    return InKernel.apply(x, weights, thresholds, len(layers[-1]), WINNET, "punet", *sizes)
+    return routing.KernelFunction.apply(x, weights, thresholds, len(layers[-1]), WINNET, "punet", *sizes)
 
 
 def clista(z, kernels, thresholds, _):
@@ -80,7 +80,8 @@ def clista(z, kernels, thresholds, _):
 
 def clista_in_kernel(z, kernels, thresholds, _):
     weights, channels = torch.cat([kernel.flatten() for kernel in kernels]), z.shape[1]
-    return InKernel.apply(z, weights, thresholds, channels, WINNET, "clista", thresholds.shape[1], channels)
+    sizes = (thresholds.shape[1], channels)
+    return routing.KernelFunction.apply(z, weights, thresholds, channels, WINNET, "clista", *sizes)
 
 
 def gradients(run, x, layers, thresholds, dilation, out_gradient):
@@ -129,8 +130,8 @@ def test_a_picture_may_be_one_pixel():
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
-def woken(*arguments, seed=0):
-    """A network whose last kernels are not zero."""
+def random_net(*arguments, seed=0):
+    """A `PUNet` whose last kernel is not zero."""
     torch.manual_seed(seed)
     net = PUNet(*arguments)
     torch.nn.init.normal_(net.last.weight, std=0.05)
@@ -141,22 +142,22 @@ def woken(*arguments, seed=0):
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("size", [(20, 1100), (300, 30)], ids=["wide", "tall"])
 def test_large_pictures_give_the_same(size, dilation):
-    net = woken(1, 15, 2, 32, dilation)
+    net = random_net(1, 15, 2, 32, dilation)
     x, sigma = torch.rand(1, 1, *size), torch.full((1, 1, 1, 1), 25.0)
     shrink = CLISTA(15)
     for conv in (shrink.analyse, shrink.synthesise):
         torch.nn.init.normal_(conv.weight, std=0.05)
     for part, given in ((net, x), (shrink, net(x, sigma))):
         expected = part(given, sigma)
-        part.in_kernel = True
+        kernels.attach(part)
         assert 0 < (part(given, sigma) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_the_noise_level_of_each_image_gets_its_gradient():
-    net = woken(15, 1, 1, 32, 1)
+    net = random_net(15, 1, 1, 32, 1)
     x, found = torch.rand(2, 15, 6, 7), []
-    for use in (False, True):
-        net.in_kernel = use
+    for use in (kernels.detach, kernels.attach):
+        use(net)
         sigma = torch.tensor([20.0, 50.0]).view(2, 1, 1, 1).requires_grad_()
         net.zero_grad()
         net(x, sigma).square().sum().backward()
@@ -185,8 +186,8 @@ def test_threads_and_batches_leave_every_number_alone():
 
 @pytest.mark.parametrize("layout", ["channels_last", "crop"])
 def test_inputs_of_any_layout_are_read(layout):
-    net = woken(15, 1, 1, 32, 1)
-    net.in_kernel = True
+    net = random_net(15, 1, 1, 32, 1)
+    kernels.attach(net)
     whole = torch.rand(2, 15, 12, 10)
     x = whole.to(memory_format=torch.channels_last) if layout == "channels_last" else whole[:, :, 2:9, 1:7]
     assert not x.is_contiguous()
@@ -201,8 +202,8 @@ def test_a_training_step_is_the_same(randomised):
     net = network(randomised)
     clean = torch.rand(2, 1, 12, 14)
     noisy, found = clean + 0.1 * torch.randn_like(clean), []
-    for use in (False, True):
-        net.use_kernel(use).zero_grad()
+    for use in (kernels.detach, kernels.attach):
+        use(net).zero_grad()
         loss, logs = net.training_loss(clean, noisy, 25.0)
         loss.backward()
         found.append((loss.item(), {k: v.item() for k, v in logs.items()}, [p.grad.clone() for p in net.parameters()]))
@@ -217,37 +218,54 @@ def test_it_runs_only_where_it_is_asked_for_and_fits(monkeypatch, randomised):
     monkeypatch.setattr(
         kernels.Kernel, "call", lambda self, function, *rest: calls.append(function) or run(self, function, *rest)
     )
-    monkeypatch.setattr(winnet, "processor_flags", frozenset)
+    monkeypatch.setattr(routing, "processor_flags", frozenset)
     net, x = network(randomised).eval(), torch.rand(1, 1, 8, 9)
     plain = net.denoise(x)
     assert calls == []
-    assert net.has_kernel(CPU, "float32") and net.resolve_precision("fastest") == "float32"
-    assert not net.has_kernel(CPU, "bfloat16") and not net.has_kernel(torch.device("cuda"), "float32")
-    fast = net.speed_up().denoise(x)
+    assert kernels.has_kernel(net, CPU, "float32") and kernels.resolve_precision(net, "fastest") == "float32"
+    assert not kernels.has_kernel(net, CPU, "bfloat16") and not kernels.has_kernel(net, "cuda", "float32")
+    fast = kernels.speed_up(net).denoise(x)
     assert calls == ["punet_forward"] * 2 + ["clista_forward"] + ["punet_forward"] * 2  # P and U, there and back
     torch.testing.assert_close(fast, plain, rtol=0, atol=1e-5)
     calls.clear()
     net.double().denoise(x.double())
     assert calls == []
-    assert not WINNet(num_features=16).has_kernel(CPU, "float32")
-    assert not WINNet(num_atoms=32).has_kernel(CPU, "float32")
+    assert not kernels.has_kernel(WINNet(num_features=16), CPU, "float32")
+    assert not kernels.has_kernel(WINNet(num_atoms=32), CPU, "float32")
+
+
+@torch.no_grad()
+def test_the_kernel_needs_no_tiles_and_double_precision_keeps_them(monkeypatch, randomised):
+    monkeypatch.setattr(tiles, "TILE", 16)
+    net, x = kernels.attach(network(randomised)).eval(), torch.rand(1, 1, 40, 20)
+    sizes = []
+    net.linns[0].layers[0].predict.register_forward_hook(lambda _, given, __: sizes.append(given[0].shape[-2:]))
+    fast = net.denoise(x)
+    assert sizes == [(40, 20)] * 2
+    sizes.clear()
+    exact = net.double().denoise(x.double())
+    assert len(sizes) == 2 * 3 * 2
+    torch.testing.assert_close(fast.double(), exact, rtol=0, atol=1e-5)
 
 
 def test_matrix_units_for_bfloat16_are_preferred(monkeypatch):
-    monkeypatch.setattr(winnet, "processor_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(routing, "processor_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr("invdenoise.device._has_bfloat16", lambda _: True)
     net = WINNet()
-    assert net.resolve_precision("fastest") == "bfloat16" and net.resolve_precision("float32") == "float32"
+    assert kernels.resolve_precision(net, "fastest") == "bfloat16"
+    assert kernels.resolve_precision(net, "float32") == "float32"
 
 
 def test_without_a_compiler_pytorch_serves(monkeypatch, tmp_path, randomised):
     monkeypatch.setenv("INVDENOISE_CACHE", str(tmp_path))
-    monkeypatch.setattr(kernels, "cpu_compiler", lambda: "false")
-    for module in (winnet, shrinkage):
-        monkeypatch.setattr(module, "WINNET", kernels.Kernel("winnet.cpp"))
+    monkeypatch.setattr(build, "cpu_compiler", lambda: "false")
+    monkeypatch.setattr(build, "_warned", set())
+    for attached in (routing._AttachedPUNet, routing._AttachedCLISTA):
+        monkeypatch.setattr(attached, "kernels", {"float32": kernels.Kernel("winnet.cpp")})
     net, x = network(randomised).eval(), torch.rand(1, 1, 8, 9)
     plain = net.denoise(x)
     with pytest.warns(UserWarning, match="winnet.cpp could not be built with false"):
-        net.use_kernel()
+        kernels.attach(net)
         assert torch.equal(net.denoise(x), plain)
 
 
@@ -259,4 +277,4 @@ def test_the_authors_network_keeps_its_psnr(num_levels):
     noisy = awgn(clean, 25.0, noise_generator(0, "test", "kernel", 25.0))
     plain = psnr(clean, net.denoise(noisy))
     assert plain > 28
-    assert psnr(clean, net.speed_up("float32").denoise(noisy)) == pytest.approx(plain, abs=1e-4)
+    assert psnr(clean, kernels.speed_up(net, "float32").denoise(noisy)) == pytest.approx(plain, abs=1e-4)

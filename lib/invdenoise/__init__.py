@@ -1,12 +1,18 @@
-"""Invertible networks for image denoising: a reproducible companion to LINN, WINNet, InvDN and FDN."""
+"""Invertible networks for image denoising: a reproducible companion to the papers."""
 
-__version__ = "0.1.0"
+from invdenoise.provenance import VERSION as __version__
+
+__all__ = ["Denoiser", "__version__", "list_denoisers", "load_denoiser"]
 
 
 def __getattr__(name: str):
     # PyTorch takes seconds to import; it is loaded when a denoiser is first asked for.
-    if name in ("load_denoiser", "list_denoisers", "Denoiser"):
-        from invdenoise import denoiser
+    if name in ("load_denoiser", "list_denoisers"):
+        from invdenoise import methods
 
-        return getattr(denoiser, name)
+        return getattr(methods, name)
+    if name == "Denoiser":
+        from invdenoise.models.base import Denoiser
+
+        return Denoiser
     raise AttributeError(f"module 'invdenoise' has no attribute {name!r}")

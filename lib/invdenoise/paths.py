@@ -10,8 +10,7 @@ DATA = ROOT / "data"
 SOURCES = DATA / "sources.yaml"  # where each dataset comes from
 REGISTRY = DATA / "registry"  # per dataset: files and their SHA-256
 PUBLISHED = DATA / "published"  # numbers printed in the papers
-EXPERIMENTS = ROOT / "experiments.yaml"  # every training run
-NOTEBOOKS = ROOT / "notebooks"
+NOTEBOOKS = ROOT / "notebooks"  # the shared ones, and a folder for each paper
 RELEASED = ROOT / "results" / "released"  # the maintainers' run, tracked
 RELEASED_WEIGHTS = ROOT / "results" / "weights"  # weights we stand behind, tracked
 
@@ -27,18 +26,8 @@ def cache_dir() -> Path:
 
 
 def runs_dir() -> Path:
-    """Checkpoints, training curves and weights of local training: `results/runs/<experiment>/<budget>/`."""
+    """Checkpoints, training curves and weights of local training: `results/runs/<network>/<budget>/`."""
     return results_dir() / "runs"
-
-
-def scores_dir() -> Path:
-    """Tidy score files, one a method (or experiment), dataset and noise level."""
-    return results_dir() / "scores"
-
-
-def deblurring_dir() -> Path:
-    """Tidy score files of deblurring, one a method."""
-    return results_dir() / "deblurring"
 
 
 def tables_dir() -> Path:

@@ -1,9 +1,12 @@
 """One loop that trains every network, and resumes exactly.
 
-    python -m invdenoise.training dninn-st-s25 --budget laptop
-    python -m invdenoise.training --minutes 9 dninn-st-s15 dninn-st-s50     # several, within a time limit
+    python -m invdenoise.training NAME --budget laptop
+    python -m invdenoise.training --minutes 9 NAME NAME     # several, within a time limit
 
-A run lives in `results/runs/<experiment>/<budget>/`: `checkpoint.pt` (everything needed to go on), `curve.csv`, and at the end
+The loop knows four things of a network: it is built from its declaration, `prepare(**batch)` runs once before anything else where
+there is such a method, `training_loss(**batch)` gives the loss and the figures to log, and its task validates it.
+
+A run lives in `results/runs/<network>/<budget>/`: `checkpoint.pt` (everything needed to go on), `curve.csv`, and at the end
 `weights.safetensors` with its card. Kill it at any moment and start it again: it ends in the same weights, bit for bit. Stopped with Ctrl-C
 it keeps every step; killed otherwise, those up to the last checkpoint.
 """
@@ -30,19 +33,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-import invdenoise
-from invdenoise import datasets, paths
-from invdenoise.experiments import BUDGETS, Experiment, Recipe, experiment
+from invdenoise import kernels, papers, paths
+from invdenoise.device import can_compile, hardware
 from invdenoise.files import atomic, exclusive
-from invdenoise.metrics import psnr
-from invdenoise.models import DenoisingNetwork, NENet
-from invdenoise.noise import awgn, noise_generator
+from invdenoise.methods import load_network
 from invdenoise.optim import build_optimizer
-from invdenoise.patches import PatchSampler
-from invdenoise.provenance import can_compile, commit, hardware, resolve_precision
-from invdenoise.weights import load_network, read_card, save_weights, weights_path
+from invdenoise.papers import BUDGETS, Network, Recipe, resolve
+from invdenoise.provenance import VERSION, commit
+from invdenoise.tasks.base import make_task
+from invdenoise.weights import read_card, save_weights, weights_path
 
-CURVE = ("step", "patches", "seconds", "lr", "loss", "train_psnr", "val_psnr", "grad_norm", "skipped")
+# Columns of a curve before and after the figures that the network logs; the metric that validates has a column `val_<metric>`.
+BEFORE = ("step", "patches", "seconds", "lr", "loss")
+AFTER = ("grad_norm", "skipped")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +73,10 @@ def train(
     report: Callable[[str], None] | None = print,
     folder: Path | None = None,
 ) -> Run:
-    """Train an experiment, or go on where it was interrupted.
+    """Train a network, or go on where it was interrupted.
 
     Args:
-        name: experiment of `experiments.yaml`.
+        name: network or ablation of a `paper.yaml`.
         budget: "smoke", "laptop" or "paper".
         minutes: stop after this time with a checkpoint; call again to go on. None trains to the end.
         report: called with a line of progress now and then; None is silent.
@@ -89,7 +92,7 @@ def train(
         KeyboardInterrupt: it was interrupted, after the checkpoint was written.
     """
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    spec = experiment(name)
+    spec = papers.network(name)
     recipe = spec.recipe(budget)
     folder = folder or paths.runs_dir() / name / budget
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -105,32 +108,30 @@ def train(
 class _Loss(nn.Module):
     """The network's training loss as a forward pass, which is what data-parallel wrappers synchronise."""
 
-    def __init__(self, network: DenoisingNetwork | NENet, recipe: Recipe, device: torch.device):
+    def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device):
         super().__init__()
         self.network = network
-        denoises = isinstance(network, DenoisingNetwork)
-        precision = (network.resolve_precision if denoises else resolve_precision)(recipe.precision, device)
+        precision = kernels.resolve_precision(network, recipe.precision, device)
         self.autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
         self.loss = network.training_loss
-        own = denoises and network.has_kernel(device, precision)
-        if own and recipe.compile:
-            network.use_kernel()
+        if recipe.compile and kernels.has_kernel(network, device, precision):
+            kernels.attach(network, precision)
         elif recipe.compile and can_compile(device):
             mode = "reduce-overhead" if device.type == "cuda" else "default"  # CUDA graphs: one launch a step
             in_parts = getattr(network, "compiled_loss", None)
             self.loss = in_parts(mode=mode) if in_parts else torch.compile(network.training_loss, mode=mode)
 
-    def forward(self, clean: Tensor, noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and the mean squared error per pixel; NaN for a network that estimates the noise level."""
+    def forward(self, **batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and the figures to log."""
         with torch.autocast(**self.autocast):
-            loss, logs = self.loss(clean, noisy, sigma)
-        return loss, logs.get("mse", torch.full_like(loss.detach(), math.nan))
+            loss, logs = self.loss(**batch)
+        return loss, {name: torch.as_tensor(value, device=loss.device).detach().float() for name, value in logs.items()}
 
 
 class _Trainer:
     def __init__(
         self,
-        spec: Experiment,
+        spec: Network,
         budget: str,
         recipe: Recipe,
         folder: Path,
@@ -142,53 +143,39 @@ class _Trainer:
         world = accelerator.num_processes
         if recipe.batch_size % world:
             raise ValueError(f"batch_size is {recipe.batch_size}, not a multiple of {world} processes")
-        pictures = datasets.load_pictures(recipe.data, stand_in=False)
-        if recipe.validation >= len(pictures):
+        if recipe.validation and spec.task is None:
             raise ValueError(
-                f"validation is {recipe.validation} of {len(pictures)} pictures; nothing is left to train on"
+                f"validation is {recipe.validation}, but {spec.name} declares no task that could validate it; set validation: 0"
             )
-        kept = len(pictures) - recipe.validation
-        self.data = pictures
-        self.validation = pictures.pictures[kept:]
-        self.sampler = PatchSampler(
-            [picture.pixels for picture in pictures.pictures[:kept]],
-            recipe.patch_size,
-            recipe.batch_size,
-            spec.sigmas,
-            recipe.seed,
-            recipe.sampling,
-            recipe.augment,
-            accelerator.device,
-            recipe.levels,
-        )
-        self.epoch_steps = len(self.sampler) / recipe.batch_size
+        self.task = make_task(spec.task) if recipe.validation else None
+        if self.task and not self.task.metrics:
+            raise ValueError(f"{spec.name}: {spec.task} measures nothing on a single case; set validation: 0")
+        self.source = load_source(spec, budget, accelerator.device)
+        self.epoch_steps = len(self.source) / recipe.batch_size
         self.num_steps = recipe.steps or round(recipe.epochs * self.epoch_steps)
 
         torch.manual_seed(recipe.seed)
         network = spec.build()
-        if recipe.validation and not isinstance(network, DenoisingNetwork):
-            raise ValueError(
-                f"validation is {recipe.validation}, but {spec.model} does not denoise and has no PSNR; set validation: 0"
-            )
-        if recipe.levels == "patch" and not isinstance(network, DenoisingNetwork):
-            raise ValueError(
-                f"levels is 'patch', but {spec.model} estimates one level from a whole batch; set levels: batch"
-            )
         self.taken_over: frozenset[str] = frozenset()  # parameters that a start has given values to
         self.started_from = self._warm_start(network)
         network.to(accelerator.device, memory_format=torch.channels_last)
-        if isinstance(network, DenoisingNetwork):  # validated in the precision of training
-            network.precision = network.resolve_precision(recipe.precision, accelerator.device)
+        if hasattr(network, "prepare"):
+            network.prepare(**self.source.batch(0))
+        network.precision = kernels.resolve_precision(
+            network, recipe.precision, accelerator.device
+        )  # validated in it too
         self.optimizer = build_optimizer(
             network, recipe.optimizer, recipe.lr, recipe.adam_ratio, self.taken_over, recipe.start_ratio
         )
         self.buffers = list(network.buffers())
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+        if recipe.compile and network.precision == "bfloat16":  # validated in the kernel of training
+            kernels.attach(self.ema.module, "bfloat16")
         self.loss = accelerator.prepare(_Loss(network, recipe, accelerator.device))
         self.network = network
         self.step, self.skipped, self.seconds, self.curve = 0, 0, 0.0, []
-        self.losses: list[list[float]] = []  # loss and mean squared error of each step since the last row of the curve
+        self.logged: list[dict[str, float]] = []  # loss and figures of each step since the last row of the curve
 
     def run(self, deadline: float) -> Run:
         self._resume()
@@ -220,31 +207,36 @@ class _Trainer:
                 f"delete {self.folder}, and train again"
             )
 
-    def averaged(self) -> DenoisingNetwork:
+    def averaged(self) -> nn.Module:
         """The network whose weights are kept."""
         return self.ema.module if self.recipe.ema else self.network
 
     def _loop(self, deadline: float, stop: threading.Event) -> None:
         recipe, rank, world = self.recipe, self.accelerator.process_index, self.accelerator.num_processes
         params = [p for p in self.network.parameters() if p.requires_grad]
-        recent: deque[float] = deque(maxlen=50)
+        recent: deque[dict[str, float]] = deque(maxlen=50)
         began, told, first = time.monotonic(), 0.0, self.step
         before = self.seconds
         self.network.train()
         while self.step < self.num_steps and self._goes_on(time.monotonic() < deadline and not stop.is_set()):
             lr = self._set_lr()
             buffers = [buffer.clone() for buffer in self.buffers]
-            clean, noisy, sigma = self.sampler.batch(self.step)
-            sigma = sigma[rank::world] if sigma.ndim else sigma
-            loss, mse = self.loss(clean[rank::world], noisy[rank::world], sigma)
+            batch = self.source.batch(self.step)
+            batch = {key: value[rank::world] if value.ndim else value for key, value in batch.items()}
+            loss, logs = self.loss(**batch)
+            if taken := logs.keys() & {*BEFORE, *AFTER}:
+                raise ValueError(
+                    f"{self.spec.name} logs {min(taken)!r}, which is a column of every curve; choose another name"
+                )
             self.accelerator.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(params, recipe.clip or math.inf).item()
-            value, mse = self.accelerator.reduce(torch.stack([loss.detach(), mse.detach()]), "mean").tolist()
+            figures = torch.stack([loss.detach().float(), *logs.values()])
+            value, *others = self.accelerator.reduce(figures, "mean").tolist()
             if math.isfinite(norm) and math.isfinite(value):
                 self.optimizer.step()
                 self.ema.update_parameters(self.network)
-                self.losses.append([value, mse])
-                recent.append([value, mse])
+                self.logged.append({"loss": value, **dict(zip(logs, others, strict=True))})
+                recent.append(self.logged[-1])
             else:  # the forward pass may have spoilt running statistics
                 self.skipped += 1
                 for buffer, kept in zip(self.buffers, buffers, strict=True):
@@ -255,17 +247,16 @@ class _Trainer:
 
             last = self.step == self.num_steps
             if self.step % recipe.validate_every == 0 or last:
-                mean, mse = _means(self.losses)
-                row = (self.step, self.step * recipe.batch_size, self.seconds, lr, mean, _psnr_of(mse),
-                       self._validate(), norm, self.skipped)  # fmt: skip
-                self.curve.append(dict(zip(CURVE, row, strict=True)))
-                self.losses = []
+                row = {"step": self.step, "patches": self.step * recipe.batch_size, "seconds": self.seconds, "lr": lr}
+                row |= means(self.logged) | self._validate() | {"grad_norm": norm, "skipped": self.skipped}
+                self.curve.append(row)
+                self.logged = []
                 self._say_validation()
             if self.step % recipe.checkpoint_every == 0 or last:
                 self._save_checkpoint()
             if self.report and (time.monotonic() - told > 15 or last):
                 told = time.monotonic()
-                self._say(_means(recent), (self.step - first) / max(told - began, 1e-9))
+                self._say(means(recent)["loss"], (self.step - first) / max(told - began, 1e-9))
         if self.step % recipe.checkpoint_every and self.step < self.num_steps:
             self._save_checkpoint()
 
@@ -282,28 +273,30 @@ class _Trainer:
             group["lr"] = base * factor
         return self.recipe.lr * factor
 
+    @property
+    def _measure(self) -> str:
+        """Column of the metric that validates."""
+        return f"val_{self.task.metrics[0].name}"
+
     @torch.no_grad()
-    def _validate(self) -> float:
-        """Mean PSNR of the kept weights over the held-out pictures, or NaN where none are held out.
+    def _validate(self) -> dict[str, float]:
+        """Mean of the task's first metric over the held-out pictures, of the weights that are kept; empty without a task.
 
         A network trained on a range of noise levels is told the level, and validated in the middle of the range.
         """
-        network, sigma = self.averaged().eval(), self.spec.level
-        values = []
-        for picture in self.validation:
-            clean = picture.tensor()
-            generator = noise_generator(0, "validation", picture.name, sigma)  # the same for runs of every seed
-            noisy = awgn(clean, sigma, generator).to(self.accelerator.device)
-            noisy = noisy.contiguous(memory_format=torch.channels_last)
-            values.append(psnr(clean, network.denoise(noisy, sigma).cpu()))
+        if self.task is None:
+            return {}
+        network, metric = self.averaged().eval(), self.task.metrics[0].name
+        cases = self.task.cases(self.source.held_out, 0, **self.spec.conditions)  # the same for runs of every seed
+        values = [float(self.task.score(self.task.run(network, case), case)[metric]) for case in cases]
         self.network.train()
-        return sum(values) / len(values) if values else math.nan
+        return {self._measure: sum(values) / len(values)}
 
-    def _warm_start(self, network: DenoisingNetwork) -> str | None:
+    def _warm_start(self, network: nn.Module) -> str | None:
         if self.recipe.start is None:
             return None
         local = weights_path(self.recipe.start, self.budget)
-        trained = load_network(self.recipe.start, self.budget if local.exists() else None, with_estimator=False)
+        trained = load_network(self.recipe.start, self.budget if local.exists() else None, with_parts=False)
         self.taken_over = network.start_from(trained)
         return f"{self.recipe.start} ({trained.card['sha256'][:12]})"
 
@@ -313,15 +306,21 @@ class _Trainer:
         """What must agree for a checkpoint to be continued."""
         return {
             "experiment": self.spec.name, "model": self.spec.model, "options": self.spec.options, "sigmas": self.spec.sigmas,
-            **dataclasses.asdict(self.recipe), "started_from": self.started_from, "data_sha256": self.data.sha256,
+            **self.recipe.model_dump(), "source": self._source, "task": self.spec.task, "started_from": self.started_from,
+            "data_sha256": self.source.sha256,
         }  # fmt: skip
+
+    @property
+    def _source(self) -> dict[str, Any]:
+        """What it is trained on, with all options."""
+        return {"kind": self.spec.source.kind, **self.spec.source_options(self.budget)}
 
     def _save_checkpoint(self) -> None:
         if not self.accelerator.is_main_process:
             return
         state = {
             "settings": self._settings(), "step": self.step, "skipped": self.skipped, "seconds": self.seconds,
-            "curve": self.curve, "losses": self.losses, "network": self.network.state_dict(), "ema": self.ema.state_dict(),
+            "curve": self.curve, "logged": self.logged, "network": self.network.state_dict(), "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
         with atomic(self.folder / "checkpoint.pt") as temporary:
@@ -329,8 +328,9 @@ class _Trainer:
         self._write_curve()
 
     def _write_curve(self) -> None:
+        between = [key for row in self.curve for key in row if key not in (*BEFORE, *AFTER)]
         with atomic(self.folder / "curve.csv") as temporary, open(temporary, "w", newline="") as handle:
-            writer = csv.DictWriter(handle, CURVE)
+            writer = csv.DictWriter(handle, [*BEFORE, *dict.fromkeys(between), *AFTER], restval=math.nan)
             writer.writeheader()
             writer.writerows(self.curve)
 
@@ -344,7 +344,7 @@ class _Trainer:
         except Exception as error:
             raise ValueError(_unreadable(path, error)) from None
         # A checkpoint from before a key existed was trained with its default.
-        usual = {field.name: field.default for field in dataclasses.fields(Recipe)}
+        usual = {key: field.default for key, field in Recipe.model_fields.items()}
         for key, our in self._settings().items():
             if (their := theirs.get(key, usual.get(key))) != our:
                 raise ValueError(
@@ -360,7 +360,7 @@ class _Trainer:
             self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
-            self.curve, self.losses = state["curve"], state["losses"]
+            self.curve, self.logged = state["curve"], state["logged"]
         except Exception as error:  # whatever a damaged file makes of these
             raise ValueError(_unreadable(path, error)) from None
         if self.report:
@@ -374,43 +374,63 @@ class _Trainer:
             "sigmas": self.spec.sigmas,
             "model": self.spec.model,
             "options": self.spec.options,
-            "num_parameters": self.network.num_parameters(),
-            "recipe": dataclasses.asdict(self.recipe),
+            "num_parameters": _num_parameters(self.network),
+            "source": self._source,
+            "recipe": self.recipe.model_dump(exclude={"source"}),
             "started_from": self.started_from,
             "steps": self.step,
             "patches": self.step * self.recipe.batch_size,
             "skipped_steps": self.skipped,
             "seconds": round(self.seconds, 1),
-            "validation_psnr": self.curve[-1]["val_psnr"] if self.validation else None,
-            "data": self.data.name,
-            "data_sha256": self.data.sha256,
+            **self._validated(),
+            "data": self.source.name,
+            "data_sha256": self.source.sha256,
             "hardware": hardware(self.accelerator.device),
             "torch": torch.__version__,
-            "version": invdenoise.__version__,
+            "version": VERSION,
             "commit": commit(),
         }
 
     # -- progress ----------------------------------------------------------------------------------------------------
 
-    def _say(self, means: tuple[float, float], rate: float) -> None:
+    def _validated(self) -> dict[str, float]:
+        """The last validation, as the card names it."""
+        return {} if self.task is None else {f"validation_{self.task.metrics[0].name}": self.curve[-1][self._measure]}
+
+    def _say(self, loss: float, rate: float) -> None:
         left = (self.num_steps - self.step) / rate
-        loss, mse = means
-        shown = f"loss {loss:.4g}" if math.isnan(mse) else f"loss {_psnr_of(mse):.2f} dB"
         self.report(
-            f"{self.spec.name} ({self.budget})  step {self.step}/{self.num_steps}  {shown}  "
-            f"{rate * self.recipe.batch_size:.0f} patches/s  left {int(left // 60)}:{int(left % 60):02d}  "
+            f"{self.spec.name} ({self.budget})  step {self.step}/{self.num_steps}  loss {loss:.4g}  "
+            f"{rate * self.recipe.batch_size:.0f} patches/s  left {int(left // 60)} min {int(left % 60)} s  "
             f"skipped {self.skipped}"
         )
 
     def _say_validation(self) -> None:
-        if self.report and self.validation:
-            self.report(
-                f"{self.spec.name} ({self.budget})  step {self.step}  validation {self.curve[-1]['val_psnr']:.3f} dB"
-            )
+        if self.report and self.task:
+            metric = self.task.metrics[0]
+            value = f"{self.curve[-1][self._measure]:.{metric.digits + 1}f} {metric.unit}".rstrip()
+            self.report(f"{self.spec.name} ({self.budget})  step {self.step}  validation {metric.name} {value}")
+
+
+def load_source(spec: Network, budget: str, device: torch.device | str = "cpu") -> Any:
+    """What a network is trained on under a budget, with its held-out part.
+
+    Raises:
+        ValueError: options that the source does not have, or values that it refuses.
+        DataUnavailable: the pictures cannot be had; no others stand in for them.
+    """
+    recipe, options = spec.recipe(budget), spec.source_options(budget)
+    shared = {
+        key: getattr(recipe, key) for key in ("validation", "patch_size", "batch_size", "sampling", "augment", "seed")
+    }
+    try:
+        return resolve(spec.source.kind, "data").load(**options, **shared, device=device)
+    except TypeError as error:
+        raise ValueError(f"{spec.name}: source {spec.source.kind} with {options} cannot be made: {error}") from None
 
 
 def schedule_factor(recipe: Recipe, step: int, num_steps: int, epoch_steps: float) -> float:
-    """What the learning rate is multiplied by at `step`: see `schedule` in `experiments.yaml`."""
+    """What the learning rate is multiplied by at `step`: see `papers.Recipe`."""
     if recipe.schedule == "steps":
         return recipe.gamma ** sum(step >= milestone * epoch_steps for milestone in recipe.milestones)
     if step < recipe.warmup:
@@ -452,34 +472,37 @@ def _whole(weights: Path) -> bool:
     return True
 
 
-def _means(rows: Collection[list[float]]) -> tuple[float, float]:
-    """Mean loss and mean squared error of some steps."""
-    if not rows:
-        return math.nan, math.nan
-    losses, errors = zip(*rows, strict=True)
-    return sum(losses) / len(rows), sum(errors) / len(rows)
+def _num_parameters(network: nn.Module) -> int:
+    """Learned parameters, as the network counts them where it does: one that has another as a part may leave it out."""
+    count = getattr(network, "num_parameters", None)
+    return count() if count else sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def _psnr_of(mse: float) -> float:
-    return -10 * math.log10(mse) if mse > 0 else math.nan
+def means(rows: Collection[dict[str, float]]) -> dict[str, float]:
+    """Mean of each figure over the steps that have it; of no step, a loss that is not a number."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for key, value in row.items():
+            values.setdefault(key, []).append(value)
+    return {key: sum(found) / len(found) for key, found in values.items()} or {"loss": math.nan}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: train experiments one after another within a time limit; 0 when all are finished, 3 when time ran out."""
+    """Command line: train networks one after another within a time limit; 0 when all are finished, 3 when time ran out."""
     parser = argparse.ArgumentParser(prog="python -m invdenoise.training", description=main.__doc__)
-    parser.add_argument("names", nargs="+", metavar="EXPERIMENT")
+    parser.add_argument("names", nargs="+", metavar="NAME")
     parser.add_argument("--budget", default="laptop", choices=BUDGETS)
     parser.add_argument("--minutes", type=_positive, help="stop after this time with a checkpoint (all runs together)")
     parser.add_argument(
-        "--out", type=Path, help="folder for <experiment>.safetensors, its card and curve, besides the run's own"
+        "--out", type=Path, help="folder for <name>.safetensors, its card and curve, besides the run's own"
     )
     options = parser.parse_args(arguments)
     end = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # several processes agree on the time inside `train`
     try:
         for name in options.names:  # a wrong name, budget, model or option stops before the first run
-            experiment(name).recipe(options.budget)
-            experiment(name).build()
+            papers.network(name).recipe(options.budget)
+            papers.network(name).build()
         for name in options.names:
             left = None if options.minutes is None else (end - time.monotonic()) / 60
             if left is not None and left <= 0 and alone:

@@ -1,41 +1,100 @@
-"""What every denoising network shares: the denoiser's contract and the training loss."""
+"""The contract of every denoiser, `denoise(noisy, sigma)`, and what denoising networks share."""
 
 from __future__ import annotations
-
-from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdenoise.denoiser import Denoiser
-from invdenoise.provenance import can_compile, resolve_precision
+from invdenoise.checks import check_image, check_sigma
+from invdenoise.layers.transforms import pad_to_multiple
+
+
+class Denoiser:
+    """The contract that notebooks rely on. A subclass implements `estimate` and states its needs in the attributes.
+
+    Attributes:
+        name: identifier of the network or method ("dninn-st-s25", "bm3d").
+        channels: number of channels that it accepts, or None for any number.
+        needs_sigma: whether `denoise` must be given the noise level.
+        adapts: whether a method for one noise level can be told another one.
+        multiple: height and width are padded to multiples of this, and the result is cropped.
+        card: where the weights come from (`budget`, `sha256`, ...); "none" for methods without weights.
+    """
+
+    name: str = "denoiser"
+    channels: int | None = None
+    needs_sigma: bool = False
+    adapts: bool = True
+    multiple: int = 1
+    card: dict = {"budget": "none", "sha256": ""}
+
+    def num_parameters(self) -> int:
+        """Number of learned parameters: 0, unless a network says otherwise."""
+        return 0
+
+    def estimate(self, noisy: Tensor, sigma: float | None, **options) -> Tensor:
+        """The clean image of a checked and padded `noisy` `(B, C, H, W)`; not yet clamped."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def denoise(self, noisy: Tensor, sigma: float | None = None, **options) -> Tensor:
+        """The denoised image, `(B, C, H, W)` in [0, 1], same dtype and size as `noisy`.
+
+        Args:
+            noisy: float tensor `(B, C, H, W)` of any height and width, nominal range [0, 1]; noise may exceed it
+                and must not be clipped.
+            sigma: standard deviation of the noise in grey levels, 0 to 255; None where the method does not need it.
+            options: of the method, such as `adapt=False` for DnINN.
+
+        Raises:
+            TypeError: `noisy` is not a float tensor, or `sigma` is not a number.
+            ValueError: wrong shape or number of channels, NaN or infinite pixels, a negative or missing sigma.
+        """
+        check_image(noisy, self.channels, self.name)
+        sigma = check_sigma(sigma, self.needs_sigma, self.name)
+        padded, (height, width) = pad_to_multiple(noisy, self.multiple)
+        return self.estimate(padded, sigma, **options)[..., :height, :width].clamp(0, 1).to(noisy.dtype)
 
 
 class DenoisingNetwork(nn.Module, Denoiser):
-    """A network `noisy -> denoised` that is a `Denoiser` and owns its training loss.
+    """A network `noisy -> denoised` that is a `Denoiser` and has its own training loss.
 
     Args:
-        sigma: noise level it is trained for, in grey levels; None for a blind network.
+        sigma: noise level it is trained for, in grey levels. None for a network trained on several levels, or on real
+            noise, which has no level.
+
+    Attributes:
+        display_name: for tables and figures.
+        inference_precision: precision of `kernels.speed_up` for "fastest": "float32" for a network that loses more than
+            0.005 dB of PSNR in bfloat16, else "fastest".
+        precision: of the activations in `infer`, "float32" or "bfloat16".
     """
 
     display_name = "network"
+    inference_precision = "fastest"
 
     def __init__(self, sigma: float | None = None):
         super().__init__()
         if sigma is not None and not 0 < sigma <= 255:
             raise ValueError(
-                f"sigma is {sigma!r}; expected grey levels, more than 0 and up to 255, or None for a blind network"
+                f"sigma is {sigma!r}; expected grey levels, more than 0 and up to 255, or None for no fixed level"
             )
         self.sigma = None if sigma is None else float(sigma)
         self.precision = "float32"
 
-    def training_loss(self, clean: Tensor, noisy: Tensor, sigma: float | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error per pixel (LINN, Eq. 11, divided by the number of pixels), and the figures to log.
+    def training_loss(
+        self, clean: Tensor, noisy: Tensor, sigma: Tensor | float | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and named figures to log, as many as the network likes.
+
+        The loss is the mean squared error per pixel (LINN, Eq. 11, divided by the number of pixels). A network with
+        another loss overrides this. Training passes the batch by keyword, so the names of the arguments are those of
+        the data.
 
         Args:
             clean, noisy: `(B, C, H, W)` in [0, 1]; noise may exceed it.
-            sigma: noise level of the batch in grey levels.
+            sigma: noise level of the batch in grey levels, or of each image `(B,)`; None for noise without a level.
         """
         loss = F.mse_loss(self(noisy), clean)
         return loss, {"mse": loss.detach()}
@@ -44,9 +103,10 @@ class DenoisingNetwork(nn.Module, Denoiser):
         return self.infer(noisy)
 
     def infer(self, noisy: Tensor, *arguments) -> Tensor:
-        """`forward` in the precision chosen by `speed_up`, for a float image of any precision; `(B, C, H, W)` in and out.
+        """`forward` with activations in `self.precision`. Takes a float image of any precision.
 
-        ValueError when network and image are on different devices.
+        Raises:
+            ValueError: network and image are on different devices.
         """
         weight = next(self.parameters())
         if noisy.device != weight.device:
@@ -55,63 +115,15 @@ class DenoisingNetwork(nn.Module, Denoiser):
         with torch.autocast(noisy.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self(noisy, *arguments)
 
-    def speed_up(self, precision: str = "fastest", compiled: bool | None = None) -> Self:
-        """Prepare for many pictures: activations in `precision`, and convolution chains in a kernel of their own or compiled.
-
-        Compilation costs seconds once a process, which a handful of pictures does not earn back; it is left out where the
-        network has a kernel, and without a compiler. Where "fastest" is bfloat16, PSNR changes by less than 0.005 dB (`make bench`
-        measures it).
-
-        Args:
-            precision: "float32", "bfloat16", or "fastest", see `fastest_precision`.
-            compiled: None takes a kernel where there is one and compiles elsewhere.
-        """
-        device = next(self.parameters()).device
-        fastest = precision == "fastest"
-        self.precision = self.fastest_precision(device) if fastest else self.resolve_precision(precision, device)
-        own = self.has_kernel(device, self.precision)
-        self.use_kernel(own and compiled is None)
-        if can_compile(device) and not own if compiled is None else compiled:
-            for module in self.chains():
-                module.compile(dynamic=True)  # one code for pictures of every size
-        return self
-
-    def has_kernel(self, device: torch.device, precision: str) -> bool:
-        """Whether `device` can run the network's chains in a kernel of their own in "float32" or "bfloat16", see `kernels`."""
-        return False
-
-    def use_kernel(self, use: bool = True) -> Self:
-        """Run chains of float32 activations in their kernel where there is one: faster, and differentiable once.
-
-        PyTorch's own operations are the reference, so they are what runs unless this is called.
-        """
-        for chain in self.chains():
-            chain.in_kernel = use
-        return self
-
-    def resolve_precision(self, precision: str, device: torch.device | str = "cpu") -> str:
-        """The precision of activations on a device: "float32" or "bfloat16".
-
-        "fastest" is that of the network's kernel on the device, bfloat16 before float32; without one, see `provenance`.
-        """
-        if precision == "fastest":
-            for kind in ("bfloat16", "float32"):
-                if self.has_kernel(torch.device(device), kind):
-                    return kind
-        return resolve_precision(precision, device)
-
-    def fastest_precision(self, device: torch.device | str = "cpu") -> str:
-        """The fastest precision of inference that changes PSNR by less than 0.005 dB."""
-        return self.resolve_precision("fastest", device)
-
     def chains(self) -> list[nn.Module]:
-        """The parts worth compiling on their own: small, and many of one kind, so that one compilation serves them all."""
+        """The parts that are compiled one by one. Parts of one kind share a compilation, which saves minutes."""
         return [self]
 
     def start_from(self, other: DenoisingNetwork) -> frozenset[str]:
-        """Take over the weights of a trained network as a start, and return the names of the parameters that have them.
+        """Warm start: copy the weights of a trained network, and return the names of the parameters that now have them.
 
-        ValueError when the networks differ in shape.
+        Raises:
+            ValueError: the networks differ in shape.
         """
         try:
             self._take_over(other)
@@ -123,5 +135,5 @@ class DenoisingNetwork(nn.Module, Denoiser):
         self.load_state_dict(other.state_dict())
 
     def num_parameters(self) -> int:
-        """Learned parameters."""
+        """Number of learned parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)

@@ -19,7 +19,7 @@ class DnCNN(DenoisingNetwork):
     with zero padding. Takes gray images `(B, 1, H, W)` of any size.
 
     `training_loss` is the mean squared error per pixel. The published loss (Eq. 1) is half the squared error summed
-    over each patch, a constant factor apart.
+    over each patch, which differs by a constant factor.
 
     Args:
         depth: convolutions (paper: 17 for one noise level, 20 for the blind network).
@@ -30,6 +30,9 @@ class DnCNN(DenoisingNetwork):
     """
 
     display_name = "DnCNN"
+    channels = 1
+    inference_precision = "float32"  # bfloat16 costs 0.006 dB at one noise level, up to 0.1 dB in the blind network
+    adapts = False
     normalisation: type[nn.Module] = nn.BatchNorm2d
 
     def __init__(self, depth: int = 17, num_features: int = 64, sigma: float | None = 25.0, batch_norm: bool = True):
@@ -50,7 +53,7 @@ class DnCNN(DenoisingNetwork):
             if i < depth - 1:
                 layers.append(nn.ReLU(inplace=True))
         with torch.no_grad():
-            conv.weight.mul_(0.01)  # the last: training starts from hardly changing the noisy image
+            conv.weight.mul_(0.01)  # the last convolution: training starts close to the identity
         self.layers = nn.Sequential(*layers)
 
     @property
@@ -62,18 +65,15 @@ class DnCNN(DenoisingNetwork):
         """The noise in `noisy`, `(B, 1, H, W)`, in units of the image."""
         return self.layers(noisy)
 
-    def fastest_precision(self, device: torch.device | str = "cpu") -> str:
-        """float32: bfloat16 costs 0.006 dB at one noise level and up to 0.1 dB in the blind network. Training takes it."""
-        return "float32"
-
     def forward(self, noisy: Tensor) -> Tensor:
         """The denoised image `(B, 1, H, W)`, not clamped."""
         return noisy - self.predict_noise(noisy)
 
     def estimate(self, noisy: Tensor, sigma: float | None) -> Tensor:
-        """See `denoise`. Normalises with the running statistics even in the middle of training.
+        """See `denoise`. Normalises with the running statistics, even during training.
 
-        Those of the batch would let one image change the result of another, and `denoise` would change the network.
+        With the statistics of the batch, one image would change the result of another, and `denoise` would change the
+        network.
         """
         training = self.training
         try:
@@ -83,9 +83,9 @@ class DnCNN(DenoisingNetwork):
 
 
 class BiasFreeBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation that only scales: divides by the standard deviation and multiplies by a learned gain.
+    """Batch normalisation that only scales: it divides by the standard deviation and multiplies by a learned gain.
 
-    No mean is subtracted and none is added. In evaluation it is linear, with the running variance.
+    It neither subtracts a mean nor adds a bias. In evaluation it uses the running variance and is linear.
     """
 
     def __init__(self, num_features: int):
@@ -95,7 +95,7 @@ class BiasFreeBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         variance = self.running_var
         if self.training:
-            variance = x.float().var((0, 2, 3)).to(variance)  # about the mean; autocast keeps too few digits for it
+            variance = x.float().var((0, 2, 3)).to(variance)  # in float32: bfloat16 has too few digits
             with torch.no_grad():
                 self.running_var.lerp_(variance, self.momentum)
         gain = self.weight * (variance + self.eps).rsqrt()
@@ -105,12 +105,11 @@ class BiasFreeBatchNorm(nn.BatchNorm2d):
 class BFCNN(DnCNN):
     """BF-CNN: the blind DnCNN without any additive constant.
 
-    In evaluation `forward(a * noisy) == a * forward(noisy)` for a > 0: what it learns at one contrast holds at every
-    other, and so it denoises at noise levels it was not trained on (Mohan, Kadkhodaie, Simoncelli and
-    Fernandez-Granda, ICLR 2020).
+    In evaluation `forward(a * noisy) == a * forward(noisy)` for a > 0. It therefore also denoises at noise levels that
+    it was not trained on (Mohan, Kadkhodaie, Simoncelli and Fernandez-Granda, ICLR 2020).
 
     Args:
-        depth, num_features: as of the blind DnCNN (paper: 20, 64).
+        depth, num_features: as in the blind DnCNN (paper: 20, 64).
         sigma: None; the network is blind.
     """
 
@@ -122,9 +121,10 @@ class BFCNN(DnCNN):
 
 
 def fold_batch_norm(model: DnCNN) -> DnCNN:
-    """The same denoiser with every batch normalisation merged into the convolution before it: faster, for inference.
+    """The same denoiser with every batch normalisation merged into the convolution before it, for faster inference.
 
-    A new network in evaluation mode, equal to `model` in evaluation mode to rounding, with its device and dtype.
+    A new network in evaluation mode, on the device and in the dtype of `model`. It equals `model` in evaluation mode to
+    rounding.
     """
     folded = DnCNN(model.depth, model.num_features, model.sigma, batch_norm=False).to(next(model.parameters()))
     folded.name = model.name
@@ -142,14 +142,14 @@ def fold_batch_norm(model: DnCNN) -> DnCNN:
 
 
 def read_authors_weights(path: str | Path, sigma: float | None) -> DnCNN:
-    """The network in a weights file that the authors released, in evaluation mode; its depth is that of the file.
+    """The network in a weights file that the authors released, in evaluation mode. Its depth is that of the file.
 
     The files (`model/specifics/sigma=25.mat` of cszn/DnCNN) are MATLAB 7.3, that is HDF5, in MatConvNet's layout. Batch
     normalisation is already merged into the convolutions, which have a bias.
 
     Args:
         path: the file.
-        sigma: noise level it was trained for, in grey levels, which the file does not say; None for the blind network.
+        sigma: noise level it was trained for, in grey levels; None for the blind network. The file does not say.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -179,7 +179,7 @@ def _read_convolutions(path: Path) -> list[tuple[Tensor, Tensor]]:
         arrays = [(file[kernel][()], file[bias][()]) for kernel, bias in weights]
     convolutions = []
     for kernel, bias in arrays:
-        # HDF5 shows MATLAB's (height, width, in, out) in reverse, and MATLAB drops a last axis of size 1.
+        # HDF5 gives MATLAB's (height, width, in, out) in reverse order, and MATLAB drops a last axis of size 1.
         if kernel.ndim == 3:
             kernel = kernel[None]
         weight = torch.from_numpy(kernel).transpose(-1, -2)

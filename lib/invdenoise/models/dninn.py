@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from invdenoise.lifting import LINN
+from invdenoise.layers.lifting import LINN
+from invdenoise.layers.shrinkage import LISTA, SoftThreshold
+from invdenoise.layers.transforms import UndecimatedHaar
 from invdenoise.models.base import DenoisingNetwork
-from invdenoise.shrinkage import LISTA, SoftThreshold
-from invdenoise.transforms import UndecimatedHaar
 
 SHRINKAGES = ("soft", "lista")
 
@@ -16,26 +16,27 @@ SHRINKAGES = ("soft", "lista")
 class DnINN(DenoisingNetwork):
     """Split, lift, shrink the detail, lift back, merge (LINN, Figure 1).
 
-    The only step that is not invertible is the shrinkage, so its thresholds carry the noise level and may be changed
-    after training (Section III-D). With zero thresholds the network returns its input.
+    Only the shrinkage is not invertible. Its thresholds carry the noise level and may be changed after training
+    (Section III-D). With zero thresholds the network returns its input.
 
     Takes gray images `(B, 1, H, W)` of any size.
 
     Args:
         shrinkage: "soft" for one soft-threshold per detail channel (DnINN-ST, Eq. 7), "lista" for LISTA (Eq. 10).
-        num_scales: how often the decomposition is iterated on the coarse channel (paper: 1 and 2). Scale j uses
+        num_scales: number of decompositions; each further one splits the coarse channel (paper: 1 and 2). Scale j uses
             Haar taps 2**j apart, as the undecimated wavelet transform does.
         num_pairs, num_layers, num_features, kernel_size: I, K, M, f of the LINN (paper: 4, 8, 16, 3).
         num_lista_layers: T (paper: 3).
-        sigma: noise level N it is trained for, in grey levels; also sets the thresholds at the start.
-        constant_memory: recompute activations in the backward pass instead of storing them. The chains before and after the
-            shrinkage are two reversible chains with ordinary storage between them.
-        initial_threshold: of the first scale at the start, in units of sigma.
-        identity_start: lifting starts as the identity, so that training starts from plain wavelet shrinkage.
-        learn_thresholds: False fixes the thresholds of the shrinkage at `initial_threshold`, which the lifting then has to suit.
+        sigma: noise level N it is trained for, in grey levels; also sets the initial thresholds.
+        constant_memory: recompute activations in the backward pass instead of storing them. The shrinkage is not
+            invertible and stores its own, so there are two reversible chains, before and after it.
+        initial_threshold: of the first scale, in units of sigma.
+        identity_start: lifting starts as the identity, so training starts from plain wavelet shrinkage.
+        learn_thresholds: False fixes the thresholds at `initial_threshold`, and the lifting adapts to them.
     """
 
     display_name = "DnINN"
+    channels = 1
 
     def __init__(
         self,
@@ -75,8 +76,8 @@ class DnINN(DenoisingNetwork):
             )
             for _ in range(num_scales)
         )
-        # Orthonormal Haar keeps white noise at sigma in each subband: a good first threshold. The second scale meets
-        # what the first has left over, and starts out doing little.
+        # Orthonormal Haar keeps white noise at sigma in each subband, so sigma is a good first threshold. Further
+        # scales start with small thresholds and change little at first.
         self.shrinkers = nn.ModuleList(shrink(initial_threshold * sigma / 255 / 16**j) for j in range(num_scales))
         self.learn_thresholds = learn_thresholds
         for module in self.shrinkers.modules():
@@ -84,7 +85,7 @@ class DnINN(DenoisingNetwork):
                 module.weight.requires_grad_(learn_thresholds)
 
     def forward(self, noisy: Tensor, threshold_scale: float = 1.0) -> Tensor:
-        """The denoised image `(B, 1, H, W)`, not clamped, with every threshold of the shrinkage times `threshold_scale`."""
+        """The denoised image `(B, 1, H, W)`, not clamped, with every shrinkage threshold times `threshold_scale`."""
         return self._denoise_scale(noisy, 0, threshold_scale)
 
     def _denoise_scale(self, image: Tensor, scale: int, threshold_scale: float) -> Tensor:
@@ -102,20 +103,17 @@ class DnINN(DenoisingNetwork):
         """The image with these channels; `reconstruct(*decompose(x)) == x` to rounding."""
         return self.splits[scale].inverse(*self.linns[scale].inverse(coarse, detail))
 
-    def has_kernel(self, device: torch.device, precision: str) -> bool:
-        return all(net.has_kernel(device, precision) for net in self.chains())
-
     def chains(self) -> list[nn.Module]:
         return [net for linn in self.linns for pair in linn for net in (pair.predict, pair.update)]
 
     @torch.no_grad()
     def _take_over(self, other: DnINN) -> None:
-        """The start from a trained sibling: another noise level, a soft-threshold for LISTA, or fewer scales.
+        """Start from a trained network with another noise level, another shrinkage, or fewer scales.
 
-        The lifting networks are taken over, and so are thresholds between networks of one kind, in proportion to the noise
-        level. LISTA begins as the soft-threshold that it follows, lowered to 0.7: those of a trained network may be so high that
-        hardly a coefficient is left, and LISTA would get no gradient. Scales that `other` lacks stay as they are, and so do
-        thresholds that are not learned.
+        The lifting networks are copied. Thresholds are copied in proportion to the noise level, where both networks
+        have the same shrinkage. LISTA starts from 0.7 times the trained soft-threshold; at 1.0 nearly all coefficients
+        are zero and no gradient flows. Scales that `other` lacks stay as they are, and so do thresholds that are not
+        learned.
         """
         for own, trained in zip(self.linns, other.linns, strict=False):
             own.load_state_dict(trained.state_dict())
@@ -132,12 +130,12 @@ class DnINN(DenoisingNetwork):
                     module.weight.mul_(ratio)
 
     def estimate(self, noisy: Tensor, sigma: float | None, adapt: bool = True, exponent: float = 2.0) -> Tensor:
-        """See `denoise`. Thresholds are scaled by (sigma / N)**exponent, N the training level (Section III-D: 2).
+        """See `denoise`. Thresholds are scaled by (sigma / N)**exponent; N is the level of training (Section III-D).
 
         Args:
-            sigma: noise level of the image; None takes it to be the training level.
-            adapt: False keeps the learned thresholds whatever `sigma` is.
-            exponent: of the adaptation.
+            sigma: noise level of the image; None means the level of training.
+            adapt: False keeps the learned thresholds, whatever `sigma` is.
+            exponent: of the adaptation (paper: 2).
         """
         if not 0 <= exponent <= 10:
             raise ValueError(f"exponent is {exponent}; expected 0 (no adaptation) to 10, the paper's is 2")

@@ -10,28 +10,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdenoise.denoiser import check_image
+from invdenoise.checks import check_image
 
 PATCH = 8  # side of the patches
-COLUMNS = 32  # patches side by side that are worked on at a time: memory does not grow with the width
-SMALLEST_VARIANCE = 1e-12  # of the estimate, which a flat image without noise would otherwise make 0: no gradient there
+COLUMNS = 32  # columns of patches computed together: memory does not grow with the width
+SMALLEST_VARIANCE = 1e-12  # a flat image without noise has variance 0, where the square root has no gradient
 
 
 class NENet(nn.Module):
-    """The standard deviation of white noise in an image, in grey levels, from the smallest variation of its patches.
+    """The standard deviation of white noise in an image, in grey levels, from the smallest variance among its patches.
 
-    Flat 8x8 patches p vary by the noise alone, in every direction. A small 1-D network, run along the pixels of a patch
-    row by row, weighs it by w in (0, 1); with C = sum w p p' / sum w, sigma is the root of the smallest eigenvalue
-    of C. No mean is removed.
+    Flat 8x8 patches p vary by the noise alone, in every direction. A small 1-D network reads the pixels of a patch row
+    by row and gives it a weight w in (0, 1). With C = sum w p p' / sum w, sigma is the square root of the smallest
+    eigenvalue of C. No mean is removed.
 
-    Takes gray images `(B, 1, H, W)` with at least 64 patches, as those of 15x15 pixels: of fewer, C has no inverse and
-    its smallest eigenvalue says nothing. The noise must not be clipped.
+    Takes gray images `(B, 1, H, W)` with at least 64 patches, such as 15x15 pixels. With fewer, C is singular and its
+    smallest eigenvalue is 0. The noise must not be clipped.
 
     Args:
         num_layers: convolutions between the first and the last (WINNet: 5).
         num_features: their channels (WINNet: 16).
         kernel_size: of every convolution, odd (WINNet: 5). Nothing is padded, and nothing has a bias.
-        sigma: unused; an estimator is trained on a range of levels.
+        sigma: None; an estimator is trained on a range of levels.
     """
 
     name = "nenet"
@@ -41,7 +41,7 @@ class NENet(nn.Module):
 
     def __init__(self, num_layers: int = 5, num_features: int = 16, kernel_size: int = 5, sigma: None = None):
         super().__init__()
-        self.left = PATCH**2 - (num_layers + 2) * (kernel_size - 1)  # of the 64 positions, after the last convolution
+        self.left = PATCH**2 - (num_layers + 2) * (kernel_size - 1)  # positions left of 64 after the last convolution
         if self.left < 1:
             raise ValueError(
                 f"{num_layers} layers of size {kernel_size} use up the {PATCH**2} pixels of a patch; take fewer"
@@ -50,13 +50,13 @@ class NENet(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv2d(num_in, num_out, (1, kernel_size), bias=False) for num_in, num_out in pairwise(channels)
         )
-        # PyTorch's smaller kernels, which the released code starts from, give every patch the same weight, and the
-        # gradient little to go by.
+        # The released code starts from PyTorch's smaller kernels. They give every patch the same weight, and hardly any
+        # gradient flows.
         for convolution in self.convolutions:
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
 
     def forward(self, image: Tensor, pooled: bool = False) -> Tensor:
-        """Noise levels in grey levels, `(B,)`, or `(1,)` with `pooled`: one for all images, from all their patches.
+        """Noise levels in grey levels, `(B,)`. With `pooled`, one level from the patches of all images, `(1,)`.
 
         Raises:
             ValueError: the image has too few patches.
@@ -70,10 +70,10 @@ class NENet(nn.Module):
             )
         logits = self._logits(image)
         over = (0, 1, 2) if pooled else (1, 2)
-        # Relative to the largest, w adds up to 1 or more even where every w underflows: 0 / 0 is out of reach.
+        # Divided by the largest weight, the sum is 1 or more even where every w underflows: no 0 / 0.
         weights = F.logsigmoid(logits.double())
         weights = (weights - weights.detach().amax(over, keepdim=True)).exp()
-        # Eigenvalues of C span six decades at low noise: sums in float32 would lose the smallest.
+        # At low noise the eigenvalues of C span six decades, and sums in float32 would lose the smallest.
         moments = sum(
             (patches * weight.flatten(1)[:, None]) @ patches.mT
             for strip, weight in zip(self._strips(image), weights.split(COLUMNS, dim=-1), strict=True)
@@ -85,9 +85,9 @@ class NENet(nn.Module):
         return 255 * variance.clamp(min=SMALLEST_VARIANCE).sqrt().to(image.dtype)
 
     def selection(self, image: Tensor) -> Tensor:
-        """The weight w of each patch, `(B, H - 7, W - 7)` in (0, 1), at the place of its upper left pixel.
+        """The weight w of each patch, `(B, H - 7, W - 7)` in (0, 1), at its upper left pixel.
 
-        For an image of at least 8x8 pixels.
+        The image needs at least 8x8 pixels.
         """
         return self._logits(image).sigmoid()
 
@@ -95,16 +95,16 @@ class NENet(nn.Module):
         return torch.cat([self._logits_of_strip(strip) for strip in self._strips(image)], dim=-1)
 
     def _strips(self, image: Tensor) -> Iterator[Tensor]:
-        """Parts of the image that hold its columns of patches, `COLUMNS` at a time."""
+        """Overlapping strips of the image, each with `COLUMNS` columns of patches."""
         for left in range(0, image.shape[-1] - PATCH + 1, COLUMNS):
             yield image[..., left : left + COLUMNS + PATCH - 1]
 
     def _logits_of_strip(self, strip: Tensor) -> Tensor:
-        """What the sigmoid turns into the weights of the patches of a strip, `(B, H - 7, W - 7)`.
+        """The weights of the patches of a strip before the sigmoid, `(B, H - 7, W - 7)`.
 
-        Patches in one column overlap: read row by row, the next one down is the same sequence eight pixels on. So the
-        convolutions run once over the whole column, 8 H pixels, and a patch takes the mean of its part. The result is
-        that of the network on each patch alone, for a sixth of the multiplications.
+        Patches of one column overlap. Read row by row, the next patch down is the same sequence shifted by eight
+        pixels. So the convolutions run once over the whole column, 8 H pixels, and a patch takes the mean over its
+        part. The result is that of the network on each patch alone, with a sixth of the multiplications.
         """
         batch, _, height, width = strip.shape
         columns = strip.unfold(-1, PATCH, 1).transpose(2, 3)  # (B, 1, W - 7, H, 8)
@@ -126,27 +126,35 @@ class NENet(nn.Module):
         return self(image.to(next(self.parameters()).dtype)).float()
 
     def training_loss(self, clean: Tensor, noisy: Tensor, sigma: Tensor | float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Squared error of the noise level in grey levels, with patches of the whole batch together; figures to log.
+        """Squared error of the noise level in grey levels, estimated from the whole batch, and figures to log.
 
         Args:
-            clean: unused; images of a batch differ, their noise level does not.
-            noisy: `(B, 1, H, W)`, not clipped.
+            clean: unused.
+            noisy: `(B, 1, H, W)`, not clipped, all with the same noise level.
             sigma: noise level of the batch in grey levels.
+
+        Raises:
+            ValueError: `sigma` has a level for each patch.
         """
+        if isinstance(sigma, Tensor) and sigma.numel() > 1:
+            raise ValueError(
+                f"{type(self).__name__} estimates one noise level from a whole batch, but this one has {sigma.numel()}; "
+                "use levels: batch"
+            )
         error = self(noisy, pooled=True) - sigma
         loss = error.square().sum()
         return loss, {"squared_error": loss.detach(), "error": error.detach().sum()}
 
     def num_parameters(self) -> int:
-        """Learned parameters."""
+        """Number of learned parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
 def read_authors_weights(path: str | Path) -> NENet:
     """The estimator in the weights file that the authors released (`pretrain/NENet/net_NENet.pth` of jjhuangcs/WINNet).
 
-    As measured, this file prefers no patch: on Set12 every weight lies between 0.499 and 0.5, and its kernels lie
-    within the bounds, 1 / sqrt(inputs), that PyTorch draws them from. It estimates from all patches alike.
+    These weights prefer no patch: on Set12 every w lies between 0.499 and 0.5, so all patches count alike. The kernels
+    lie within the bounds 1 / sqrt(inputs) of PyTorch's random start.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -158,7 +166,7 @@ def read_authors_weights(path: str | Path) -> NENet:
 
 
 def _ours(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    """`module.net.0`, `.2`, ... of the released file, every other layer a ReLU, and kernels of one dimension."""
+    """A tensor of the released file under our name. There, every other layer is a ReLU, and kernels are 1-D."""
     prefix, index, kind = name.rsplit(".", 2)
     if prefix != "module.net":
         return name, tensor
@@ -166,7 +174,11 @@ def _ours(name: str, tensor: Tensor) -> tuple[str, Tensor]:
 
 
 def load_released(model: nn.Module, path: Path, what: str, rename: Callable[[str, Tensor], tuple[str, Tensor]]) -> None:
-    """Load a state dict that the authors of WINNet released into `model`, tensors under the names that `rename` gives.
+    """Load a state dict that the authors of WINNet released into `model`.
+
+    Args:
+        what: name of the network, for messages.
+        rename: a name and a tensor of the file -> our name and tensor.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,0 +1,244 @@
+"""Training batches. Each batch is a pure function of (seed, step), so a stopped run resumes bit for bit.
+
+A source is any class with `load(...)`, `batch(step)`, `len`, and the attributes `name`, `sha256`, `held_out` and
+`device`. Those that cut patches from pictures share `PatchSource`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invdenoise.checks import check_sigma
+from invdenoise.data.pictures import PairSet, Picture, PictureSet, load_pairs, load_pictures, split_last, split_scenes
+
+GRID_STRIDE = 10  # 225 patches of 40x40 from a picture of 180x180: the 9e4 patches of LINN, Section III-A
+
+
+def stable_seed(*parts: object) -> int:
+    """A 63-bit seed that depends on `parts` alone: the same in every process and version."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class PatchSource:
+    """What sources of patches share: positions, cutting, augmentation, random numbers.
+
+    A subclass says in `load` what is cut, and makes `batch(step)` from `self.cut(step)` and `self.generator(...)`.
+
+    Args:
+        data: the set that the pictures are from; it gives `name` and `sha256`.
+        held_out: the part of it that is not trained on; its name becomes "validation".
+        layers: one or more lists of pictures to cut patches from. The n-th pictures of all layers have one shape, and
+            are cut at the same place, flipped and turned alike. Sizes may differ within a layer.
+        patch_size, batch_size: patches are `(batch_size, C, patch_size, patch_size)`.
+        sampling: "grid" shuffles the stride-10 grid of positions every epoch, "random" takes any position.
+        augment: turn and flip each patch in one of eight ways.
+        seed: with the step it determines a batch.
+        device: pictures live there, and noise is drawn there.
+
+    Attributes:
+        name, sha256: of `data`.
+        held_out: pictures or pairs for validation, possibly none.
+        device: where batches are.
+
+    Raises:
+        ValueError: a picture is smaller than a patch, gray and colour are mixed, or an option has no such value.
+    """
+
+    def __init__(
+        self,
+        data: PictureSet | PairSet,
+        held_out: PictureSet | PairSet,
+        layers: Sequence[Sequence[Picture]],
+        *,
+        patch_size: int,
+        batch_size: int,
+        sampling: str = "random",
+        augment: bool = True,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        for key, value in (("patch_size", patch_size), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{key} is {value}; expected 1 or more")
+        _check_choice("sampling", sampling, ("grid", "random"))
+        pictures = layers[0]
+        _check_pictures(pictures, patch_size, data.name)
+        self.name, self.sha256 = data.name, data.sha256
+        self.held_out = replace(held_out, name="validation", requested="validation")
+        self.patch_size, self.batch_size, self.seed = patch_size, batch_size, seed
+        self.sampling, self.augment, self.device = sampling, augment, torch.device(device)
+
+        self._planes = [_planes(layer).to(self.device) for layer in layers]
+        sizes = torch.tensor([picture.pixels.shape[:2] for picture in pictures])
+        self._widths = sizes[:, 1]
+        self._offsets = _starts(sizes.prod(1))  # of each picture among all pixels
+        self._stride = GRID_STRIDE if sampling == "grid" else 1
+        rows, self._columns = ((sizes - patch_size) // self._stride + 1).unbind(1)  # positions along each side
+        self._first = _starts(rows * self._columns)  # of each picture among all positions
+        self._length = int((rows * self._columns).sum())
+        self._shuffled: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def __len__(self) -> int:
+        """Positions a patch can take: an epoch of the grid."""
+        return self._length
+
+    def generator(self, purpose: str, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+        """Random numbers that depend on the seed, the purpose and the step alone."""
+        return torch.Generator(device).manual_seed(stable_seed(self.seed, purpose, step))
+
+    def cut(self, step: int) -> list[Tensor]:
+        """The patches of a step, float32 `(B, C, P, P)` in [0, 1], one tensor a layer."""
+        generator = self.generator("patches", step)
+        position = self._positions(step, generator)
+        modes = torch.randint(8, (self.batch_size,), generator=generator) if self.augment else None
+
+        picture = torch.searchsorted(self._first, position, right=True) - 1
+        position = position - self._first[picture]
+        row, column = (self._stride * where for where in _divmod(position, self._columns[picture]))
+        along = torch.arange(self.patch_size)
+        rows, columns = row[:, None] + along, column[:, None] + along
+        if modes is not None:  # bits of the mode: flip rows, flip columns, transpose
+            rows = torch.where((modes & 1).bool()[:, None], rows.flip(1), rows)
+            columns = torch.where((modes & 2).bool()[:, None], columns.flip(1), columns)
+        rows = self._offsets[picture, None] + rows * self._widths[picture, None]
+        index = rows.to(self.device)[:, :, None] + columns.to(self.device)[:, None, :]
+        layers = [torch.stack([plane[index] for plane in planes], 1) for planes in self._planes]
+        if modes is not None:
+            transpose = (modes & 4).bool().to(self.device)[:, None, None, None]
+            layers = [torch.where(transpose, patches.mT, patches) for patches in layers]
+        return [patches.float() / 255 for patches in layers]
+
+    def _positions(self, step: int, generator: torch.Generator) -> Tensor:
+        if self.sampling == "random":
+            return torch.randint(len(self), (self.batch_size,), generator=generator)
+        # Epochs follow each other without a gap: a batch may hold the end of one and the start of the next.
+        places = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return torch.stack([self._epoch(place // len(self))[place % len(self)] for place in places])
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if self._shuffled[0] != epoch:
+            self._shuffled = epoch, torch.randperm(len(self), generator=self.generator("epoch", epoch))
+        return self._shuffled[1]
+
+
+class WhiteNoise(PatchSource):
+    """Clean patches, and the same with white Gaussian noise.
+
+    Args:
+        pictures: clean pictures, all gray or all colour.
+        sigma: noise level in grey levels, or the lowest and highest: levels are uniform in between.
+        levels: "batch" has one noise level for all patches of a batch, "patch" one for each. Batch normalisation needs
+            "patch": it divides by the statistics of the batch, which hide a level that all patches share.
+        validation: the last pictures, this many, are held out.
+        cutting: `patch_size` and the other options of `PatchSource`.
+    """
+
+    def __init__(
+        self,
+        pictures: PictureSet,
+        sigma: float | Sequence[float],
+        levels: str = "batch",
+        *,
+        validation: int = 0,
+        **cutting,
+    ):
+        _check_choice("levels", levels, ("batch", "patch"))
+        self.levels, self.sigmas = levels, _range_of_levels(sigma)
+        train, held_out = split_last(pictures, validation)
+        super().__init__(pictures, held_out, [train.pictures], **cutting)
+
+    @classmethod
+    def load(cls, set: str, sigma: float | Sequence[float], levels: str = "batch", **options) -> Self:
+        """The source on a set that `load_pictures` knows. DataUnavailable if it is out of reach: nothing stands in."""
+        return cls(load_pictures(set, stand_in=False), sigma, levels, **options)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Patches of a step: `clean` in [0, 1], `noisy` not clipped, and `sigma` in grey levels.
+
+        `sigma` is a float32 scalar, or `(B, 1, 1, 1)` with levels "patch".
+        """
+        (clean,) = self.cut(step)
+        noise = torch.randn(clean.shape, generator=self.generator("noise", step, self.device), device=self.device)
+        lowest, highest = self.sigmas
+        shape = (self.batch_size, 1, 1, 1) if self.levels == "patch" else ()
+        sigma = lowest + (highest - lowest) * torch.rand(shape, generator=self.generator("level", step))
+        sigma = sigma.to(self.device)
+        return {"clean": clean, "noisy": clean + noise * (sigma / 255), "sigma": sigma}
+
+
+class Pairs(PatchSource):
+    """Patches of noisy pictures, and the same patches of the clean ones.
+
+    Args:
+        pairs: all gray or all colour.
+        validation: the pairs of the last scenes, this many, are held out.
+        cutting: `patch_size` and the other options of `PatchSource`.
+    """
+
+    def __init__(self, pairs: PairSet, *, validation: int = 0, **cutting):
+        train, held_out = split_scenes(pairs, validation)
+        super().__init__(pairs, held_out, [[pair.clean for pair in train], [pair.noisy for pair in train]], **cutting)
+
+    @classmethod
+    def load(cls, set: str, **options) -> Self:
+        """The source on a set that `load_pairs` knows. DataUnavailable if it is out of reach: nothing stands in."""
+        return cls(load_pairs(set, stand_in=False), **options)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Patches of a step: `clean` and `noisy`, both in [0, 1]."""
+        return dict(zip(("clean", "noisy"), self.cut(step), strict=True))
+
+
+def _check_choice(key: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key} is {value!r}; expected {' or '.join(map(repr, allowed))}")
+
+
+def _check_pictures(pictures: Sequence[Picture], patch_size: int, name: str) -> None:
+    if not pictures:
+        raise ValueError(f"{name} has no picture to train on")
+    first = pictures[0]
+    for picture in pictures:
+        if picture.pixels.ndim != first.pixels.ndim:
+            kinds = [f"{one.name} is {'gray' if one.pixels.ndim == 2 else 'colour'}" for one in (first, picture)]
+            raise ValueError(f"{name}: {' and '.join(kinds)}; expected all gray or all colour")
+    smallest = min(pictures, key=lambda picture: min(picture.pixels.shape[:2]))
+    height, width = smallest.pixels.shape[:2]
+    if min(height, width) < patch_size:
+        raise ValueError(
+            f"{name}: {smallest.name} has {height}x{width} pixels; patches of {patch_size}x{patch_size} do not fit, "
+            f"use patch_size {min(height, width)} or less"
+        )
+
+
+def _range_of_levels(sigma: float | Sequence[float]) -> tuple[float, float]:
+    levels = sigma if isinstance(sigma, (list, tuple)) else (sigma, sigma)
+    if len(levels) != 2:
+        raise ValueError(f"sigma is {sigma}; expected one level, or the lowest and the highest")
+    lowest, highest = (check_sigma(level, needed=True, who="WhiteNoise") for level in levels)
+    if lowest > highest:
+        raise ValueError(f"sigma is {sigma}; expected the lowest level first")
+    return lowest, highest
+
+
+def _planes(pictures: Sequence[Picture]) -> Tensor:
+    """The pixels of all pictures one after another, uint8 `(C, number)`."""
+    flat = [picture.pixels.reshape(-1, 1 if picture.pixels.ndim == 2 else 3) for picture in pictures]
+    return torch.from_numpy(np.ascontiguousarray(np.concatenate(flat).T))
+
+
+def _starts(lengths: Tensor) -> Tensor:
+    """Where each part starts when parts of these lengths follow each other."""
+    return lengths.cumsum(0) - lengths
+
+
+def _divmod(dividend: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:
+    return dividend // divisor, dividend % divisor

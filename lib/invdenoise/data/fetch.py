@@ -1,0 +1,393 @@
+"""The files of the datasets: fetched once, and verified by SHA-256 at every use.
+
+`data/sources.yaml` describes each dataset. `data/registry/` lists its files with their SHA-256. A file is taken from
+the cache, from the mirror that DATA_MIRROR names (a folder or an http address), or from its public address, in this
+order. `python -m invdenoise.data.fetch [ids]` fetches datasets and prints a table of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import difflib
+import functools
+import os
+import re
+import shlex
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pooch
+import requests
+import yaml
+
+from invdenoise import paths
+from invdenoise.files import atomic, sha256
+
+CONNECT_SECONDS = 5  # a host that has not answered by then counts as unreachable
+READ_SECONDS = 30  # longest silence in the middle of a file
+REMEMBER_SECONDS = 60  # how long we remember whether a host answered
+
+REMEDY = "Connect to the network, or set DATA_MIRROR to a folder or address that has the files; then run `make data`"
+
+HOLDS = ("clean", "pairs", "noisy", "files")
+ROLES = ("test", "train")
+
+
+class DataUnavailable(RuntimeError):
+    """A dataset is neither in the cache nor within reach. Only this error lets embedded pictures stand in."""
+
+
+class CorruptFile(RuntimeError):
+    """A file is there but differs from the registered one: truncated, altered, or a web page saved under its name."""
+
+
+@dataclass(frozen=True)
+class PairNames:
+    """How the file names of a dataset of pairs are built.
+
+    Attributes:
+        noisy, clean: endings of the two names of a pair, without suffix: "_real" and "_mean".
+        scene: regular expression, searched in the common part of the two names; its group is the scene. Empty where
+            the names do not tell the scene. All pairs then count as one scene.
+    """
+
+    noisy: str
+    clean: str
+    scene: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An entry of `data/sources.yaml`. The head of that file explains the fields."""
+
+    id: str
+    title: str
+    about: str
+    files: str
+    num_files: int
+    channels: int | None
+    addresses: dict[str, str]
+    terms: str
+    terms_short: str
+    upstream: list[str]
+    cite: list[str]
+    holds: str = "clean"
+    role: str = "test"
+    pairs: PairNames | None = None
+
+    def __post_init__(self):
+        for key, allowed in (("holds", HOLDS), ("role", ROLES)):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"{key} is {getattr(self, key)!r}; expected one of {', '.join(allowed)}")
+        if (self.pairs is not None) != (self.holds == "pairs"):
+            raise ValueError("`pairs` gives the names of the files where `holds` is pairs, and only there")
+        if (self.channels is None) != (self.holds == "files"):
+            raise ValueError("`channels` is null where `holds` is files, and only there")
+        if self.pairs and self.pairs.scene and re.compile(self.pairs.scene).groups != 1:
+            raise ValueError(f"scene is {self.pairs.scene!r}; expected a regular expression with one group")
+
+
+@dataclass(frozen=True)
+class RegisteredFile:
+    """A line of `data/registry/<id>.csv`. `conversion` is empty if the public address has exactly these bytes."""
+
+    file: str
+    bytes: int
+    sha256: str
+    source_repo: str
+    source_path: str
+    conversion: str
+
+
+# --- The registry
+
+
+def dataset_ids() -> list[str]:
+    """Every dataset of `data/sources.yaml`, in the order of that file."""
+    return list(_datasets(paths.SOURCES))
+
+
+def describe(dataset: str) -> Dataset:
+    """What a dataset is, where it comes from and on what terms; ValueError for an unknown name."""
+    datasets = _datasets(paths.SOURCES)
+    if dataset not in datasets:
+        raise unknown_dataset(dataset, [*datasets])
+    return datasets[dataset]
+
+
+def unknown_dataset(dataset: str, known: Sequence[str]) -> ValueError:
+    """The error for a name that is not among the `known` ones; it suggests the nearest."""
+    near = difflib.get_close_matches(str(dataset), known)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return ValueError(f"no dataset {dataset!r}; {hint}")
+
+
+def registered_files(dataset: Dataset) -> tuple[RegisteredFile, ...]:
+    """The files of a dataset in the order of its registry."""
+    return _registry(paths.SOURCES.parent / dataset.files)
+
+
+@functools.cache
+def _datasets(path: Path) -> dict[str, Dataset]:
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {name: _dataset(name, entry, path) for name, entry in entries.items()}
+
+
+def _dataset(name: str, entry: dict, path: Path) -> Dataset:
+    try:
+        pairs = PairNames(**entry["pairs"]) if entry.get("pairs") else None
+        return Dataset(id=name, **(entry | {"pairs": pairs}))
+    except (TypeError, ValueError, re.error) as error:  # TypeError: an unknown or missing field
+        raise ValueError(f"{path}, dataset {name}: {error}") from None
+
+
+@functools.cache
+def _registry(path: Path) -> tuple[RegisteredFile, ...]:
+    with open(path, newline="", encoding="utf-8") as lines:
+        return tuple(RegisteredFile(**{**row, "bytes": int(row["bytes"])}) for row in csv.DictReader(lines))
+
+
+# --- Fetching
+
+
+def fetch(dataset: str, file: str | None = None) -> list[Path] | Path:
+    """Verified local paths of a dataset's files in the order of the registry, or of the one `file`.
+
+    Args:
+        dataset: an id of `dataset_ids()`.
+        file: as the registry spells it, "weights/dncnn/sigma=25.mat".
+
+    Raises:
+        CorruptFile: a file in the cache, in the mirror or at the address is not the registered one.
+        DataUnavailable: a file is not in the cache and could not be fetched.
+        ValueError: no such dataset, or no such file in it.
+    """
+    described = describe(dataset)
+    files = registered_files(described)
+    if file is None:
+        return fetch_files(described, files)
+    wanted = [row for row in files if row.file == file]
+    if not wanted:
+        near = difflib.get_close_matches(file, [row.file for row in files], n=1)
+        raise ValueError(f"{dataset} has no file {file!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return fetch_files(described, wanted)[0]
+
+
+def fetch_files(dataset: Dataset, files: Sequence[RegisteredFile]) -> list[Path]:
+    """Verified local paths of some files of a dataset; raises as `fetch` does."""
+    outcome = _try_to_fetch(dataset, files)
+    if outcome.corrupt:  # before missing files: a stand-in must not hide a broken cache
+        raise outcome.corrupt[0]
+    if outcome.missing:
+        raise DataUnavailable(
+            f"{dataset.id}: {len(outcome.missing)} of {len(files)} files are not in the cache and could not be "
+            f"fetched. Tried: {'; '.join(outcome.tried)}. {REMEDY}"
+        )
+    return outcome.fetched
+
+
+@dataclass
+class _Outcome:
+    """The result of trying to fetch some files."""
+
+    fetched: list[Path] = field(default_factory=list)
+    missing: list[RegisteredFile] = field(default_factory=list)
+    corrupt: list[CorruptFile] = field(default_factory=list)
+    tried: list[str] = field(default_factory=list)  # for the first missing file: each place, and why it failed
+
+
+def _try_to_fetch(dataset: Dataset, files: Sequence[RegisteredFile]) -> _Outcome:
+    outcome = _Outcome()
+    for file in files:
+        path = paths.cache_dir() / file.file
+        tried: list[str] = []
+        try:
+            if path.exists():
+                _verify(path, file, str(path), f"mend it with `rm {shlex.quote(str(path))} && make data`")
+            elif not _download(path, file, dataset, tried):
+                outcome.missing.append(file)
+                outcome.tried = outcome.tried or tried
+                continue
+            outcome.fetched.append(path)
+        except CorruptFile as error:
+            outcome.corrupt.append(error)
+    return outcome
+
+
+def _verify(path: Path, file: RegisteredFile, shown: str, remedy: str) -> None:
+    if (found := sha256(path)) != file.sha256:
+        raise CorruptFile(
+            f"{shown} is not the registered {file.file}: SHA-256 {found[:12]}… of {path.stat().st_size} bytes, "
+            f"expected {file.sha256[:12]}… of {file.bytes} bytes; {remedy}"
+        )
+
+
+def _download(path: Path, file: RegisteredFile, dataset: Dataset, tried: list[str]) -> bool:
+    """Whether the verified file is now at `path`. Each place that failed is added to `tried` with the reason.
+
+    Raises:
+        CorruptFile: a place gave other bytes, and no later place gave the right ones.
+    """
+    corrupt = None
+    for place in _places(file, dataset):
+        if reason := _why_unavailable(place):
+            tried.append(reason)
+            continue
+        remedy = "check the network (a login page?)" if isinstance(place, str) else "replace it in the mirror"
+        try:
+            with atomic(path) as temporary:
+                _copy(place, temporary)
+                _verify(temporary, file, str(place), f"{remedy}, then run `make data`")
+            return True
+        except CorruptFile as error:
+            corrupt = corrupt or error
+        except _DownloadFailed as error:
+            tried.append(str(error))
+    if corrupt:
+        raise corrupt
+    if file.conversion:
+        tried.append(f"no public address has {file.file}, which was converted ({file.conversion})")
+    return False
+
+
+def _places(file: RegisteredFile, dataset: Dataset) -> list[Path | str]:
+    """Where a file may come from: a path in a mirror folder, or an address. The first choice is first."""
+    places: list[Path | str] = []
+    if mirror := os.environ.get("DATA_MIRROR"):
+        if mirror.startswith(("http://", "https://")):
+            places.append(f"{mirror.rstrip('/')}/{quote(file.file)}")
+        elif "://" in mirror:
+            raise ValueError(f"DATA_MIRROR is {mirror!r}; expected a folder, or an address with http:// or https://")
+        else:
+            # A notebook runs in its own folder, so a relative mirror may also be relative to the checkout.
+            folder = Path(mirror).expanduser()
+            places.append((folder.absolute() if folder.is_dir() else paths.ROOT / folder) / file.file)
+    if not file.conversion:
+        places.append(dataset.addresses[file.source_repo].format(path=quote(file.source_path)))
+    return places
+
+
+def _why_unavailable(place: Path | str) -> str:
+    """Why nothing can be fetched from a place; empty if it can."""
+    if isinstance(place, Path):
+        return "" if place.is_file() and os.access(place, os.R_OK) else f"the mirror has no readable {place}"
+    host = urlsplit(place).netloc
+    reason = _why_unreachable(host, place)
+    return f"{host}: {reason}" if reason else ""
+
+
+class _DownloadFailed(Exception):
+    """A host answers but did not deliver a file; the message says why."""
+
+
+def _copy(place: Path | str, target: Path) -> None:
+    if isinstance(place, Path):
+        shutil.copyfile(place, target)
+        return
+    try:
+        pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))(place, str(target), None)
+    except requests.RequestException as error:
+        if error.response is None or error.response.status_code != 404:  # 404 says nothing about the other files
+            _hosts[urlsplit(place).netloc] = time.monotonic(), _short_reason(error)
+        raise _DownloadFailed(f"{place}: {_short_reason(error)}") from None
+
+
+_hosts: dict[str, tuple[float, str]] = {}  # host -> time of the last request, and why it failed ("" if it did not)
+
+
+def _why_unreachable(host: str, address: str) -> str:
+    """Why a host does not answer within CONNECT_SECONDS; empty if it does. The answer serves for many files.
+
+    The request runs in a thread: its own time-out covers neither a slow DNS lookup nor several addresses of one host.
+    """
+    asked, reason = _hosts.get(host, (-float("inf"), ""))
+    if time.monotonic() - asked < REMEMBER_SECONDS:
+        return reason
+    answers: list[str] = []
+
+    def ask() -> None:
+        try:
+            requests.head(address, timeout=CONNECT_SECONDS)
+            answers.append("")
+        except requests.RequestException as error:
+            answers.append(_short_reason(error))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    reason = answers[0] if answers else f"no answer within {CONNECT_SECONDS} s"
+    _hosts[host] = time.monotonic(), reason
+    return reason
+
+
+def _short_reason(error: requests.RequestException) -> str:
+    """Why a request failed, in a few words: the library's own messages run over several lines."""
+    if error.response is not None:
+        return f"{error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    cause = error.args[0] if error.args else error
+    return f"no connection ({type(getattr(cause, 'reason', cause)).__name__})"
+
+
+# --- python -m invdenoise.data.fetch
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fetch datasets and print a table of them. Returns 1 if a file is corrupt, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m invdenoise.data.fetch", description="Fetch and verify the datasets."
+    )
+    parser.add_argument("ids", nargs="*", help="datasets to fetch (default: all)")
+    outcomes: list[tuple[Dataset, _Outcome]] = []
+    try:
+        for dataset in [describe(name) for name in parser.parse_args(arguments).ids or dataset_ids()]:
+            files = registered_files(dataset)
+            print(f"{dataset.id}: {len(files)} files, {_megabytes(files)} MB ... ", end="", flush=True)
+            outcomes.append((dataset, _try_to_fetch(dataset, files)))
+            print(_status(outcomes[-1][1]), flush=True)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+    line = "{:<26}{:>6}{:>6}{:>10}  {:<36}{}".format
+    print("\n" + line("dataset", "files", "have", "size (MB)", "terms", "status"))
+    for dataset, outcome in outcomes:
+        files, have = registered_files(dataset), len(outcome.fetched)
+        print(line(dataset.id, len(files), have, _megabytes(files), dataset.terms_short, _status(outcome)))
+
+    for error in (error for _, outcome in outcomes for error in outcome.corrupt):
+        print(f"\ncorrupt: {error}")
+    missing: dict[str, list[str]] = {}
+    for dataset, outcome in outcomes:
+        if outcome.missing:
+            missing.setdefault("; ".join(outcome.tried), []).append(dataset.id)
+    for tried, names in missing.items():
+        print(f"\nmissing: {', '.join(names)}. Tried: {tried}")
+    if missing:
+        print(f"\n{REMEDY}. Until then, pictures of scikit-image stand in for missing ones, and every score says so.")
+    return int(any(outcome.corrupt for _, outcome in outcomes))
+
+
+def _megabytes(files: Sequence[RegisteredFile]) -> str:
+    return f"{sum(file.bytes for file in files) / 1e6:.1f}"
+
+
+def _status(outcome: _Outcome) -> str:
+    parts = [f"{len(outcome.corrupt)} corrupt"] if outcome.corrupt else []
+    converted = sum(bool(file.conversion) for file in outcome.missing)
+    if unreachable := len(outcome.missing) - converted:
+        parts.append(f"{unreachable} missing: could not be reached")
+    if converted:
+        parts.append(f"{converted} missing: only a mirror has them")
+    return ", ".join(parts) or "complete"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

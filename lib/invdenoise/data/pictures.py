@@ -1,0 +1,512 @@
+"""Pictures and pairs of pictures of the datasets, the pictures that stand in for them, and the reader's own.
+
+What a set holds decides which function loads it: `load_pictures` for clean pictures, `load_pairs` for noisy pictures
+with their clean ones, `load_noisy` for noisy pictures without. Any other combination is a ValueError, so white noise is
+never added to a picture that is noisy already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import re
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from invdenoise.data.fetch import (
+    Dataset,
+    DataUnavailable,
+    RegisteredFile,
+    dataset_ids,
+    describe,
+    fetch_files,
+    registered_files,
+    unknown_dataset,
+)
+from invdenoise.files import atomic
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+LOADERS = {"clean": "load_pictures", "pairs": "load_pairs", "noisy": "load_noisy", "files": "fetch"}
+CONTENTS = {
+    "clean": "clean pictures",
+    "pairs": "pairs of a noisy and a clean picture",
+    "noisy": "noisy pictures without clean ones",
+}
+
+# Noise of the embedded pairs: its variance at brightness x in [0, 1] is GAIN * x + FLOOR, as in a camera.
+GAIN, FLOOR = 0.01, 0.0004
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture as stored: `pixels` is uint8, `(H, W)` gray or `(H, W, 3)` colour; `name` is the file's, no suffix."""
+
+    name: str
+    pixels: np.ndarray
+
+    def tensor(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The pixels as `(1, C, H, W)` in [0, 1], C 1 or 3."""
+        pixels = torch.tensor(self.pixels).to(dtype) / 255
+        return pixels[None, None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)[None].contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSet:
+    """Pictures in a fixed order, and where they are from.
+
+    Attributes:
+        name: the dataset they are from; the embedded set if one stands in.
+        requested: the dataset that was asked for.
+        pictures: in the order of the registry.
+        sha256: hash over the hashes of the files (of the pixels, for embedded pictures), in order.
+    """
+
+    name: str
+    requested: str
+    pictures: tuple[Picture, ...]
+    sha256: str
+
+    @property
+    def is_stand_in(self) -> bool:
+        return self.name != self.requested
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __iter__(self) -> Iterator[Picture]:
+        return iter(self.pictures)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A noisy picture and the clean one of the same size; pairs of one `scene` show the same things.
+
+    Raises:
+        ValueError: the two pictures differ in shape.
+    """
+
+    name: str
+    noisy: Picture
+    clean: Picture
+    scene: str
+
+    def __post_init__(self):
+        if self.noisy.pixels.shape != self.clean.pixels.shape:
+            raise ValueError(
+                f"pair {self.name}: {self.noisy.name} has shape {self.noisy.pixels.shape}, {self.clean.name} has shape "
+                f"{self.clean.pixels.shape}; expected equal shapes"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class PairSet:
+    """Pairs in a fixed order, and where they are from; the attributes are as in `PictureSet`.
+
+    `sha256` is over noisy, clean, noisy, clean, ... in the order of the pairs.
+    """
+
+    name: str
+    requested: str
+    pairs: tuple[Pair, ...]
+    sha256: str
+
+    @property
+    def is_stand_in(self) -> bool:
+        return self.name != self.requested
+
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        """The scenes, each once, in the order of their first pair."""
+        return tuple(dict.fromkeys(pair.scene for pair in self.pairs))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.pairs)
+
+
+# --- Embedded pictures
+
+
+@dataclass(frozen=True)
+class EmbeddedSet:
+    """Square crops of pictures that scikit-image ships: (picture, top, left) each. What they hold is as in a Dataset."""
+
+    side: int
+    crops: tuple[tuple[str, int, int], ...]
+    channels: int = 1
+    holds: str = "clean"
+
+
+# Natural pictures, and PNG only, so that every version of Pillow decodes the same pixels.
+# A picture serves either in training sets or in test sets, never in both.
+_TEST = (("astronaut", 0, 130), ("astronaut", 300, 90), ("chelsea", 20, 60), ("coffee", 20, 20), ("coffee", 180, 270))
+_MOTORCYCLE = tuple(("motorcycle_left", top, left) for top in (60, 250) for left in (20, 200, 380, 560))
+_TEXTURES = (("brick", 160, 160), ("grass", 160, 160), ("gravel", 160, 160))
+_TISSUE = tuple(("ihc", top, left) for top in (40, 290) for left in (40, 290))
+_TRAIN = (*_MOTORCYCLE, *_TEXTURES, *_TISSUE)  # the textures are gray photographs
+EMBEDDED = {
+    "embedded": EmbeddedSet(192, (("camera", 40, 140), *_TEST)),
+    "embedded-train": EmbeddedSet(
+        180, (*_MOTORCYCLE, ("brick", 160, 160), ("coins", 60, 100), ("grass", 160, 160), ("gravel", 160, 160))
+    ),
+    "embedded-colour": EmbeddedSet(192, _TEST, channels=3),
+    "embedded-colour-train": EmbeddedSet(180, _TRAIN, channels=3),
+    "embedded-pairs": EmbeddedSet(192, _TEST, channels=3, holds="pairs"),
+    "embedded-pairs-train": EmbeddedSet(180, _TRAIN, channels=3, holds="pairs"),
+    "embedded-noisy": EmbeddedSet(192, _TEST, channels=3, holds="noisy"),
+    "embedded-noisy-train": EmbeddedSet(180, _TRAIN, channels=3, holds="noisy"),
+}
+
+
+def embedded(role: str = "test") -> PictureSet:
+    """Gray crops of pictures inside scikit-image: six of 192x192 to test on, or twelve of 180x180 to train on.
+
+    The two sets share no picture. They keep every path running without data, and are no benchmark.
+    `load_pictures("embedded-colour")` gives colour ones, `load_pairs("embedded-pairs")` pairs.
+
+    Args:
+        role: "test" or "train".
+
+    Raises:
+        DataUnavailable: the installed scikit-image does not hold these pictures.
+    """
+    names = {"test": "embedded", "train": "embedded-train"}
+    if role not in names:
+        raise ValueError(f"role is {role!r}; expected one of {', '.join(names)}")
+    return _embedded_pictures(names[role], names[role], None)
+
+
+def _stand_in_name(dataset: Dataset) -> str:
+    kind = {"pairs": "-pairs", "noisy": "-noisy"}.get(dataset.holds, "-colour" if dataset.channels == 3 else "")
+    return f"embedded{kind}" + ("-train" if dataset.role == "train" else "")
+
+
+def _embedded_pictures(name: str, requested: str, limit: int | None) -> PictureSet:
+    if EMBEDDED[name].holds == "noisy":
+        pictures = [pair.noisy for pair in _embedded_pairs(name, requested, limit)]
+    else:
+        pictures = list(_crops(name, limit))
+    return PictureSet(name, requested, tuple(pictures), _hash_of_pixels(pictures))
+
+
+def _embedded_pairs(name: str, requested: str, limit: int | None) -> PairSet:
+    pairs = []
+    for clean in _crops(name, limit):
+        noisy = Picture(f"{clean.name}_noisy", _camera_noise(clean))
+        scene = clean.name.rsplit("-", 2)[0]  # the picture that it was cut from
+        pairs.append(Pair(clean.name, noisy, Picture(f"{clean.name}_clean", clean.pixels), scene))
+    return PairSet(name, requested, tuple(pairs), _hash_of_pixels(_both(pairs)))
+
+
+def _crops(name: str, limit: int | None) -> Iterator[Picture]:
+    embedded_set = EMBEDDED[name]
+    folder = Path(str(importlib.resources.files("skimage"))) / "data"
+    side, mode = embedded_set.side, "L" if embedded_set.channels == 1 else "RGB"
+    for stem, top, left in embedded_set.crops[:limit]:
+        path = folder / f"{stem}.png"
+        if not path.exists():
+            raise DataUnavailable(f"{name}: scikit-image has no {path}; install the version of requirements.txt")
+        pixels = _decode(path, mode)[top : top + side, left : left + side]
+        yield Picture(f"{stem}-{top}-{left}", np.ascontiguousarray(pixels))
+
+
+def _camera_noise(clean: Picture) -> np.ndarray:
+    """The pixels with noise that grows with brightness, clipped and rounded as a camera stores them."""
+    # RandomState, because NumPy never changes its stream; the seed depends on the name alone.
+    draw = np.random.RandomState(zlib.crc32(clean.name.encode())).standard_normal(clean.pixels.shape)
+    brightness = clean.pixels / 255
+    noisy = brightness + np.sqrt(GAIN * brightness + FLOOR) * draw
+    return np.rint(noisy.clip(0, 1) * 255).astype(np.uint8)
+
+
+# --- Datasets
+
+
+def load_pictures(dataset: str, *, limit: int | None = None, stand_in: bool = True) -> PictureSet:
+    """The clean pictures of a dataset, verified; gray sets as `(H, W)`, colour sets as `(H, W, 3)`.
+
+    Args:
+        dataset: an id of `dataset_ids()` or a name in EMBEDDED. Embedded sets need neither mirror nor network.
+        limit: at most this many, the first ones; only these are fetched.
+        stand_in: if the dataset is unavailable, give embedded pictures with a warning: gray or colour, for testing
+            or training, as the dataset. The result's `name` and `is_stand_in` say so too. A corrupt file is an error
+            in either case.
+
+    Raises:
+        DataUnavailable: the dataset is unavailable, and `stand_in` is False.
+        CorruptFile: see `fetch`.
+        ValueError: no such dataset, one that does not hold clean pictures, or a limit below 1.
+    """
+    return _load_single(dataset, "clean", limit, stand_in)
+
+
+def load_noisy(dataset: str, *, limit: int | None = None, stand_in: bool = True) -> PictureSet:
+    """The pictures of a dataset that holds noisy pictures without clean ones; see `load_pictures`."""
+    return _load_single(dataset, "noisy", limit, stand_in)
+
+
+def load_pairs(dataset: str, *, limit: int | None = None, stand_in: bool = True) -> PairSet:
+    """The pairs of a noisy and a clean picture of a dataset; `limit` counts pairs, all else as in `load_pictures`."""
+    _check_request(dataset, "pairs", limit)
+    if dataset in EMBEDDED:
+        return _embedded_pairs(dataset, dataset, limit)
+    described = describe(dataset)
+    named = _named_pairs(described)[:limit]
+    files = [file for _, _, noisy, clean in named for file in (noisy, clean)]
+    try:
+        found = fetch_files(described, files)
+    except DataUnavailable as error:
+        if not stand_in:
+            raise
+        pairs = _embedded_pairs(_stand_in_name(described), dataset, limit)
+        _warn_of_stand_in("pairs", pairs, error, stacklevel=2)
+        return pairs
+    pictures = _pictures(described, found)
+    pairs = [
+        Pair(name, noisy, clean, scene)
+        for (name, scene, _, _), noisy, clean in zip(named, pictures[::2], pictures[1::2], strict=True)
+    ]
+    return PairSet(dataset, dataset, tuple(pairs), _hash(file.sha256 for file in files))
+
+
+def num_pictures(dataset: str) -> int:
+    """How many pictures a dataset has to be processed: a pair counts once, a licence file not at all.
+
+    Takes the names that `load_pictures` takes, and raises ValueError for another one. Nothing is fetched.
+    """
+    if dataset in EMBEDDED:
+        return len(EMBEDDED[dataset].crops)
+    described = describe(dataset)
+    return len(_named_pairs(described)) if described.holds == "pairs" else len(_picture_files(described))
+
+
+def split_scenes(pairs: PairSet, held_out: int | float, seed: int | None = None) -> tuple[PairSet, PairSet]:
+    """The pairs to train on and the pairs held out, which have no scene in common.
+
+    Crops of one scene show the same things, so a split by crop would test on what was trained on. Both parts keep the
+    name and the order of `pairs`; their `sha256` is over the pixels.
+
+    Args:
+        held_out: how many scenes to hold out, or, as a float between 0 and 1, which share of them (at least one).
+        seed: determines which scenes are drawn. None holds out the last ones.
+
+    Raises:
+        ValueError: `held_out` leaves no scene to train on, is negative, or is no share.
+    """
+    scenes = pairs.scenes
+    if isinstance(held_out, float):
+        if not 0 < held_out < 1:
+            raise ValueError(f"held_out is {held_out:g}; expected a number of scenes, or a share between 0 and 1")
+        held_out = max(1, round(held_out * len(scenes)))
+    _check_held_out(held_out, len(scenes), f"scenes of {pairs.name}")
+    order = list(range(len(scenes))) if seed is None else np.random.RandomState(seed).permutation(len(scenes)).tolist()
+    chosen = {scenes[number] for number in order[len(scenes) - held_out :]}
+    parts = (tuple(pair for pair in pairs if (pair.scene in chosen) == held) for held in (False, True))
+    train, held = (PairSet(pairs.name, pairs.requested, part, _hash_of_pixels(_both(part))) for part in parts)
+    return train, held
+
+
+def split_last(pictures: PictureSet, held_out: int) -> tuple[PictureSet, PictureSet]:
+    """The pictures to train on, and the last `held_out` ones; otherwise as `split_scenes`."""
+    _check_held_out(held_out, len(pictures), f"pictures of {pictures.name}")
+    kept = len(pictures) - held_out
+    parts = (pictures.pictures[:kept], pictures.pictures[kept:])
+    train, held = (PictureSet(pictures.name, pictures.requested, part, _hash_of_pixels(part)) for part in parts)
+    return train, held
+
+
+def _check_held_out(held_out: int, available: int, what: str) -> None:
+    if isinstance(held_out, bool) or not isinstance(held_out, int) or held_out < 0:
+        raise ValueError(f"cannot hold out {held_out!r} {what}; expected a whole number, 0 or more")
+    if held_out and held_out >= available:
+        raise ValueError(f"cannot hold out {held_out} of {available} {what}; nothing is left to train on")
+
+
+def _load_single(dataset: str, holds: str, limit: int | None, stand_in: bool) -> PictureSet:
+    _check_request(dataset, holds, limit)
+    if dataset in EMBEDDED:
+        return _embedded_pictures(dataset, dataset, limit)
+    described = describe(dataset)
+    files = _picture_files(described)[:limit]
+    try:
+        found = fetch_files(described, files)
+    except DataUnavailable as error:
+        if not stand_in:
+            raise
+        pictures = _embedded_pictures(_stand_in_name(described), dataset, limit)
+        kind = "noisy" if holds == "noisy" else "gray" if described.channels == 1 else "colour"
+        _warn_of_stand_in(f"{kind} pictures", pictures, error, stacklevel=3)
+        return pictures
+    return PictureSet(dataset, dataset, tuple(_pictures(described, found)), _hash(file.sha256 for file in files))
+
+
+def _check_request(dataset: str, holds: str, limit: int | None) -> None:
+    """ValueError for a limit below 1, an unknown set, or a set that another function loads."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; expected 1 or more, or None for all")
+    if dataset in EMBEDDED:
+        found, title = EMBEDDED[dataset].holds, "made from pictures of scikit-image"
+    elif dataset in dataset_ids():
+        found, title = describe(dataset).holds, describe(dataset).title
+    else:
+        raise unknown_dataset(dataset, [*dataset_ids(), *EMBEDDED])
+    if found == holds:
+        return
+    contents = f"holds {CONTENTS[found]}, not {CONTENTS[holds]}" if found in CONTENTS else "holds no pictures to load"
+    raise ValueError(f"{dataset} {contents} ({title}); use {LOADERS[found]}({dataset!r})")
+
+
+def _warn_of_stand_in(what: str, stand_in: PictureSet | PairSet, error: DataUnavailable, stacklevel: int) -> None:
+    text = f"{len(stand_in)} {what} of {stand_in.name!r} stand in for {stand_in.requested}: {error}"
+    warnings.warn(text, stacklevel=stacklevel + 1)
+
+
+def _picture_files(dataset: Dataset) -> list[RegisteredFile]:
+    if dataset.holds == "files":
+        return []
+    return [file for file in registered_files(dataset) if file.file.lower().endswith(SUFFIXES)]
+
+
+def _named_pairs(dataset: Dataset) -> list[tuple[str, str, RegisteredFile, RegisteredFile]]:
+    """Name, scene, noisy and clean file of each pair, in the order of their first file in the registry.
+
+    Raises:
+        ValueError: a picture belongs to no pair, or its name does not show a scene where it should.
+    """
+    names, pairs = dataset.pairs, {}
+    for file in _picture_files(dataset):
+        path = str(Path(file.file).with_suffix(""))
+        role = next((role for role in ("noisy", "clean") if path.endswith(getattr(names, role))), None)
+        if role is None:
+            raise ValueError(f"{dataset.id}: {file.file} ends neither in {names.noisy} nor in {names.clean}")
+        pairs.setdefault(path.removesuffix(getattr(names, role)), {})[role] = file
+    for pair in pairs.values():
+        if len(pair) != 2:
+            raise ValueError(
+                f"{dataset.id}: {next(iter(pair.values())).file} has no partner; list both files of a pair"
+            )
+    return [(Path(path).name, _scene(dataset, path), pair["noisy"], pair["clean"]) for path, pair in pairs.items()]
+
+
+def _scene(dataset: Dataset, path: str) -> str:
+    if not dataset.pairs.scene:
+        return dataset.id
+    found = re.search(dataset.pairs.scene, path)
+    if not found:
+        raise ValueError(f"{dataset.id}: {path} shows no scene, searched with {dataset.pairs.scene!r}")
+    return found[1]
+
+
+def _pictures(dataset: Dataset, files: Sequence[Path]) -> list[Picture]:
+    mode = "L" if dataset.channels == 1 else "RGB"
+    return [Picture(path.stem, _decode(path, mode)) for path in files]
+
+
+def _both(pairs: Iterable[Pair]) -> list[Picture]:
+    return [picture for pair in pairs for picture in (pair.noisy, pair.clean)]
+
+
+def _hash_of_pixels(pictures: Iterable[Picture]) -> str:
+    return _hash(hashlib.sha256(picture.pixels.tobytes()).hexdigest() for picture in pictures)
+
+
+def _hash(hashes: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _decode(path: Path, mode: str) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert(mode))
+    except (OSError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise; most messages lack the name
+        raise ValueError(f"{path} cannot be decoded ({error})") from None
+
+
+# --- The reader's own picture
+
+
+def read_picture(path: str | Path) -> Picture:
+    """A picture file of any format that Pillow reads, as uint8 gray `(H, W)` or colour `(H, W, 3)`, upright.
+
+    Of 16 bits the upper 8 are kept. Transparent parts are laid on white. Of several frames the first is taken.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a folder, an empty or truncated file, no picture, or pixels that are neither 8 nor 16 bits.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"no picture {path}; check the name (the current folder is {Path.cwd()})")
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder; give the name of one picture")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); save or download it again")
+    try:
+        with Image.open(path) as image:
+            return Picture(path.stem, _eight_bits(image, path))
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is no picture that Pillow can read; save it as PNG, JPEG or TIFF") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large: {error}; cut or shrink it") from None
+    except (OSError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise
+        raise ValueError(f"{path} breaks off or is damaged ({error}); save or download it again") from None
+
+
+def _eight_bits(image: Image.Image, path: Path) -> np.ndarray:
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    if not sixteen_bits and image.mode in ("I", "F"):
+        raise ValueError(f"{path} has 32-bit pixels, whose black and white are unknown; save it with 8 or 16 bits")
+    image = ImageOps.exif_transpose(image)
+    if sixteen_bits:
+        return (np.array(image) >> 8).astype(np.uint8)
+    gray = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("L" if gray else "RGB"))
+
+
+def write_picture(path: str | Path, pixels: Tensor) -> Path:
+    """Write `pixels` with 8 bits and return the path; the suffix is the format. The file is whole or not there.
+
+    Args:
+        path: the file; a missing folder is made.
+        pixels: floats, `(1, C, H, W)`, `(C, H, W)` or `(H, W)`, C 1 or 3, in [0, 1]; clamped, then rounded.
+
+    Raises:
+        ValueError: another shape, NaN or infinite pixels, or a suffix that no format has.
+    """
+    path = Path(path).expanduser()
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE}
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path.name} has no suffix of a picture format; name it {path.stem}.png")
+    shape = tuple(pixels.shape)
+    if pixels.ndim == 4 and shape[0] == 1:
+        pixels = pixels[0]
+    if pixels.ndim == 2:
+        pixels = pixels[None]
+    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or 0 in shape:
+        raise ValueError(
+            f"{path}: the picture has shape {shape}; expected (1, C, H, W), (C, H, W) or (H, W) with C 1 or 3"
+        )
+    if not pixels.is_floating_point():
+        raise ValueError(f"{path}: the picture is {pixels.dtype}; expected floats in [0, 1]")
+    if not torch.isfinite(pixels).all():
+        raise ValueError(
+            f"{path}: {int((~torch.isfinite(pixels)).sum())} of {pixels.numel()} values are NaN or infinite"
+        )
+    levels = (pixels.detach().cpu().double().clamp(0, 1) * 255).round().to(torch.uint8)
+    array = levels[0].numpy() if len(levels) == 1 else levels.permute(1, 2, 0).contiguous().numpy()
+    with atomic(path) as temporary:
+        Image.fromarray(array).save(temporary)
+    return path

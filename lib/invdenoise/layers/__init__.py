@@ -1,0 +1,1 @@
+"""The mathematics of the papers: invertible layers, transforms, lifting, shrinkage."""

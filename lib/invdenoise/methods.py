@@ -1,0 +1,135 @@
+"""A name becomes a method ready to use: a classical one, a network trained here, or one with its authors' weights."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from torch import channels_last, nn
+
+from invdenoise import papers
+from invdenoise.data.fetch import DataUnavailable, fetch
+from invdenoise.files import sha256
+from invdenoise.models import classical
+from invdenoise.models.base import Denoiser
+from invdenoise.papers import BUDGETS, Network, resolve
+from invdenoise.weights import load_weights, read_card, weights_path
+
+AUTHORS = "authors"  # budget on the card of weights that others trained
+
+
+def load_network(
+    name: str, budget: str | None = None, weights: Path | str | None = None, with_parts: bool = True
+) -> nn.Module:
+    """A trained network in evaluation mode, laid out for fast inference, with the networks that are its parts.
+
+    Args:
+        name: a network of a `paper.yaml`, trained here or with its authors' weights.
+        budget: take the weights of the local run of this budget; None takes the released ones.
+        weights: take this file instead.
+        with_parts: load its parts too, such as the estimator of the noise level.
+
+    Raises:
+        ValueError: unknown name, or weights that belong to another network.
+        FileNotFoundError: no weights; names the command that trains them.
+        DataUnavailable: the authors' file could not be had.
+    """
+    if budget is not None and budget not in BUDGETS:
+        raise ValueError(
+            f"budget is {budget!r}; expected one of {', '.join(BUDGETS)}, or None for the released weights"
+        )
+    if name in papers.authors():
+        network, parts = _with_authors_weights(name, weights), papers.authors()[name].parts
+    else:
+        network, parts = _trained_here(papers.network(name), budget, weights), papers.network(name).parts
+    network.name = name
+    if with_parts:
+        for attribute, part in parts.items():
+            setattr(network, attribute, load_network(part, budget))
+    return network.eval().to(memory_format=channels_last)
+
+
+def _with_authors_weights(name: str, weights: Path | str | None) -> nn.Module:
+    if weights is not None:
+        raise ValueError(f"{name} is read from its authors' file, not from {weights}; leave out weights")
+    entry = papers.authors()[name]
+    file = fetch("weights", entry.file)
+    network = resolve(entry.read, "models")(file, **entry.options)
+    network.card = {"experiment": name, "budget": AUTHORS, "sha256": sha256(file)}
+    return network
+
+
+def _trained_here(declared: Network, budget: str | None, weights: Path | str | None) -> nn.Module:
+    network = declared.build()
+    path = Path(weights) if weights else weights_path(declared.name, budget)
+    if not path.exists():
+        command = f"make train EXPERIMENT={declared.name} BUDGET={budget or 'laptop'}"
+        raise FileNotFoundError(f"no weights for {declared.name} at {path}; train them with `{command}`")
+    network.card = read_card(path)
+    if (theirs := network.card["experiment"]) != declared.name:
+        raise ValueError(f"{path} holds the weights of {theirs}, not of {declared.name}; load them by that name")
+    load_weights(network, path)
+    return network
+
+
+def load_denoiser(name: str, **options) -> Denoiser:
+    """The denoiser of that name, ready to use: a trained network or a classical method.
+
+    Args:
+        name: one of `list_denoisers()`.
+        options: passed on to the loader (networks: `budget`, `weights`; classical methods: their parameters).
+
+    Raises:
+        ValueError: no such name; the message lists the nearest.
+        FileNotFoundError: a network whose weights are not there; the message names the command that trains or fetches.
+    """
+    if name in classical.METHODS:
+        return classical.load(name, **options)
+    if name not in (known := list_denoisers()):
+        near = difflib.get_close_matches(name, known) or known
+        raise ValueError(f"no denoiser {name!r}; did you mean {', '.join(near)}?")
+    return load_network(name, **options)
+
+
+def list_denoisers() -> list[str]:
+    """Every name that `load_denoiser` knows: classical methods, then networks."""
+    return [*classical.METHODS, *networks_with("denoise")]
+
+
+def is_network(name: str) -> bool:
+    """Whether a paper declares a network of that name."""
+    return name in papers.networks() or name in papers.ablations() or name in papers.authors()
+
+
+def networks_with(verb: str) -> list[str]:
+    """Names of the networks that have a method of that name: those trained here, then those with their authors' weights."""
+    ours = [name for name, entry in papers.networks().items() if hasattr(resolve(entry.model, "models"), verb)]
+    return [*ours, *(name for name, entry in papers.authors().items() if entry.verb == verb)]
+
+
+def parts_of(name: str) -> list[str]:
+    """The network itself and the networks that are its parts; empty for a method that is no network."""
+    if not is_network(name):
+        return []
+    entry = papers.authors()[name] if name in papers.authors() else papers.network(name)
+    return [name, *(other for part in entry.parts.values() for other in parts_of(part))]
+
+
+def why_not(name: str, trained_here: tuple[str, ...] = ()) -> str:
+    """Why a method cannot be run, or an empty string.
+
+    Args:
+        trained_here: networks whose weights need not be released, since this run trains them.
+    """
+    if name in classical.METHODS:
+        return "" if classical.is_installed(name) else "package not installed"
+    for part in parts_of(name):
+        of = "" if part == name else f" of {part}, which it needs"
+        if part in papers.authors():
+            try:
+                fetch("weights", papers.authors()[part].file)
+            except DataUnavailable:
+                return f"the authors' weights{of} could not be reached"
+        elif part not in trained_here and not weights_path(part).exists():
+            return f"no released weights{of}"
+    return ""

@@ -1,0 +1,214 @@
+"""Denoisers that learn nothing: BM3D, wavelet shrinkage and non-local means, taken from libraries."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+
+import numpy as np
+import pywt
+import torch
+from skimage.restoration import cycle_spin, denoise_nl_means, denoise_wavelet
+from torch import Tensor
+
+from invdenoise.models.base import Denoiser
+
+BM3D_PROFILES = {"np": "BM3DProfile", "lc": "BM3DProfileLC", "vn": "BM3DProfileVN"}
+THRESHOLD_MODES = ("soft", "hard")
+
+
+class ClassicalDenoiser(Denoiser):
+    """A method for one gray plane and a known noise level; several channels are denoised one by one.
+
+    Runs on the CPU, in float64, wherever the image lies. At sigma 0 it returns its input.
+
+    Attributes:
+        display_name: name for tables and figures.
+        min_side: a lower or narrower plane is extended by reflection before, and cropped after.
+    """
+
+    display_name = "classical method"
+    package = ""  # that it needs besides those of this library
+    channels = None
+    needs_sigma = True
+    min_side = 1
+
+    def denoise_plane(self, plane: np.ndarray, sigma: float) -> np.ndarray:
+        """The denoised `plane`, both `(H, W)` in float64. `sigma` is above 0 and on the scale of the pixels, [0, 1]."""
+        raise NotImplementedError
+
+    def estimate(self, noisy: Tensor, sigma: float) -> Tensor:
+        if sigma == 0:
+            return noisy
+        height, width = noisy.shape[-2:]
+        planes = noisy.detach().cpu().double().reshape(-1, height, width).numpy()
+        planes = _extend(planes, self.min_side)
+        denoised = np.stack([self.denoise_plane(plane, sigma / 255) for plane in planes])
+        return torch.from_numpy(denoised[:, :height, :width]).reshape(noisy.shape).to(noisy.device)
+
+
+def _extend(planes: np.ndarray, side: int) -> np.ndarray:
+    """`planes` `(N, H, W)` with H and W at least `side`, reflected at the bottom and right as often as that takes."""
+    bottom, right = (max(side - size, 0) for size in planes.shape[-2:])
+    return np.pad(planes, ((0, 0), (0, bottom), (0, right)), mode="symmetric")
+
+
+class BM3D(ClassicalDenoiser):
+    """BM3D (Dabov et al., TIP 2007), by the authors' package `bm3d` 4.
+
+    The package's licence allows non-commercial use only, so it does not come with this library: `pip install bm3d`.
+    It chooses its shrinkage constants by itself where the 2007 paper has fixed ones. A colour image is denoised channel
+    by channel, which is not CBM3D and gives less.
+
+    Args:
+        profile: "np", the package's default; "lc", three times faster and 0.3 dB worse; "vn", made for high noise.
+        exact_variance: compute the variance of each block's coefficients from the noise spectrum (Mäkinen et al., TIP 2020),
+            the package's default. It was made for correlated noise and is no part of the 2007 method; for white noise it
+            takes two to three times as long for 0.03 to 0.04 dB (BSD68).
+        num_threads: 1 for results that are equal bit for bit from run to run, 0 for all cores. Several threads add up
+            in changing order, which moves pixels by about 1e-4 and PSNR by less than 0.001 dB.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+
+    name = "bm3d"
+    display_name = "BM3D"
+    package = "bm3d"
+    # Two 8x8 blocks a side. The package refuses less than one block, and may crash the interpreter at exactly one.
+    min_side = 16
+
+    def __init__(self, profile: str = "np", exact_variance: bool = False, num_threads: int = 1):
+        if profile not in BM3D_PROFILES:
+            raise ValueError(f"profile is {profile!r}; expected one of {', '.join(BM3D_PROFILES)}")
+        try:
+            import bm3d
+        except ImportError as error:
+            raise ImportError(
+                f"BM3D needs the package bm3d ({error}). Install it with `pip install bm3d`; "
+                "its licence allows non-commercial use only."
+            ) from None
+        self._bm3d = bm3d.bm3d
+        self._profile = getattr(bm3d, BM3D_PROFILES[profile])()
+        self._profile.num_threads = num_threads
+        if not exact_variance:
+            self._profile.nf = 0  # size of the transforms of the spectrum
+
+    def denoise_plane(self, plane: np.ndarray, sigma: float) -> np.ndarray:
+        return self._bm3d(plane, sigma, self._profile)
+
+
+class WaveletShrinkage(ClassicalDenoiser):
+    """Thresholding of orthogonal wavelet coefficients, averaged over shifts of the image, by scikit-image.
+
+    Averaging over shifts ("cycle spinning", Coifman and Donoho 1995) removes most artefacts of the decimated transform.
+    Shifts are circular.
+
+    Args:
+        wavelet: an orthogonal wavelet of PyWavelets, "haar", "db2", "sym4".
+        num_levels: scales of the decomposition; fewer where the image is too small for them.
+        mode: "soft" (as published) or "hard".
+        cycle_spins: largest shift s along each axis, for a mean over (s + 1)**2 shifts; 0 is the decimated transform.
+    """
+
+    rule: str  # scikit-image's name for the choice of the threshold
+
+    def __init__(self, wavelet: str = "db2", num_levels: int = 4, mode: str = "soft", cycle_spins: int = 3):
+        if not pywt.Wavelet(wavelet).orthogonal:
+            raise ValueError(f"wavelet is {wavelet!r}; expected an orthogonal one, as 'db2', which keeps noise white")
+        if num_levels < 1:
+            raise ValueError(f"num_levels is {num_levels}; expected 1 or more")
+        if mode not in THRESHOLD_MODES:
+            raise ValueError(f"mode is {mode!r}; expected one of {', '.join(THRESHOLD_MODES)}")
+        if cycle_spins < 0:
+            raise ValueError(f"cycle_spins is {cycle_spins}; expected 0 or more")
+        self.wavelet, self.num_levels, self.mode, self.cycle_spins = wavelet, num_levels, mode, cycle_spins
+        self.min_side = 2 * (pywt.Wavelet(wavelet).dec_len - 1)  # PyWavelets allows smaller sides no level
+
+    def denoise_plane(self, plane: np.ndarray, sigma: float) -> np.ndarray:
+        options = {
+            "sigma": sigma,
+            "wavelet": self.wavelet,
+            "wavelet_levels": min(self.num_levels, pywt.dwtn_max_level(plane.shape, self.wavelet)),
+            "mode": self.mode,
+            "method": self.rule,
+        }
+        return cycle_spin(plane, denoise_wavelet, max_shifts=self.cycle_spins, workers=1, func_kw=options)
+
+
+class BayesShrink(WaveletShrinkage):
+    """Wavelet shrinkage, one threshold a subband, from the subband's variance (Chang, Yu and Vetterli, TIP 2000)."""
+
+    name = "wavelet-bayes"
+    display_name = "BayesShrink"
+    rule = "BayesShrink"
+
+
+class VisuShrink(WaveletShrinkage):
+    """Wavelet shrinkage with the universal threshold sigma sqrt(2 ln(number of pixels)) (Donoho and Johnstone 1994).
+
+    Removes nearly all noise and much of the picture. With `mode="hard"` cycle spinning makes good most of the loss.
+    """
+
+    name = "wavelet-visu"
+    display_name = "VisuShrink"
+    rule = "VisuShrink"
+
+
+class NonLocalMeans(ClassicalDenoiser):
+    """Non-local means (Buades, Coll and Morel, CVPR 2005) in the fast variant with flat patches, by scikit-image.
+
+    Patch distances are corrected for the noise they contain.
+
+    Args:
+        patch_size: side of the patches compared, in pixels.
+        patch_distance: largest distance of compared patches along each axis, in pixels.
+        strength: cut-off distance h over sigma; scikit-image recommends 0.8 for the fast variant.
+    """
+
+    name = "nlm"
+    display_name = "NLM"
+    min_side = 2  # scikit-image loses an axis of size 1
+
+    def __init__(self, patch_size: int = 5, patch_distance: int = 6, strength: float = 0.8):
+        for key, value in (("patch_size", patch_size), ("patch_distance", patch_distance)):
+            if value < 1:
+                raise ValueError(f"{key} is {value}; expected 1 pixel or more")
+        if not 0 < strength < math.inf:
+            raise ValueError(f"strength is {strength}; expected more than 0")
+        self.patch_size, self.patch_distance, self.strength = patch_size, patch_distance, strength
+
+    def denoise_plane(self, plane: np.ndarray, sigma: float) -> np.ndarray:
+        return denoise_nl_means(
+            plane,
+            patch_size=self.patch_size,
+            patch_distance=self.patch_distance,
+            h=self.strength * sigma,
+            sigma=sigma,
+            fast_mode=True,
+            preserve_range=True,
+        )
+
+
+def is_installed(name: str) -> bool:
+    """Whether the package that a classical method needs is there."""
+    package = METHODS[name].package
+    return not package or importlib.util.find_spec(package) is not None
+
+
+METHODS: dict[str, type[ClassicalDenoiser]] = {
+    method.name: method for method in (BM3D, BayesShrink, VisuShrink, NonLocalMeans)
+}
+
+
+def load(name: str, **options) -> ClassicalDenoiser:
+    """The classical method of that name, with its parameters as options: `load("wavelet-bayes", cycle_spins=0)`.
+
+    Raises:
+        ValueError: no such method, or a parameter out of range.
+        TypeError: no such parameter.
+        ImportError: the method's package is not installed.
+    """
+    if name not in METHODS:
+        raise ValueError(f"no classical method is called {name!r}; expected one of {', '.join(METHODS)}")
+    return METHODS[name](**options)

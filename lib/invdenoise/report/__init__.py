@@ -1,0 +1,1 @@
+"""Printed numbers beside ours: comparison, claims, tables, figures, and the page."""

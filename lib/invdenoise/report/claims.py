@@ -1,0 +1,300 @@
+"""Sentences of the papers about results, decided from our scores: a paired difference over pictures with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from invdenoise.papers import Paper, Test, resolve
+from invdenoise.report.compare import Results, as_results
+from invdenoise.report.tables import BUDGETS_IN_WORDS, family, is_own, markdown_table, set_label, signed
+
+LEVEL = 0.95  # of the intervals
+INTERVAL = f"{100 * LEVEL:.0f} % t interval of the mean over pictures"
+EXACT = "known exactly"
+OTHER_DIGITS = 3  # after the decimal point, of what has no `Metric`
+
+
+class Decision(StrEnum):
+    """What a claim can come to."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    UNDECIDED = "undecided"
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The difference of one pair under one condition: an estimate with its interval, over n pictures."""
+
+    pair: tuple[str, str]
+    condition: Mapping[str, Any]
+    estimate: float
+    lower: float
+    upper: float
+    n: int
+    verdict: Decision
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A claim and what our scores say about it.
+
+    Attributes:
+        says, place, note: as declared.
+        verdict: see `Decision`.
+        estimate: the mean difference, in `unit`, or the quotient; NaN when it was not run.
+        lower, upper: ends of the interval; NaN where there is none.
+        n: number of pictures.
+        interval: what the interval is of.
+        unit, digits: how the estimate is printed.
+        budgets: method -> budgets of its training.
+        tested: the statistic and its bounds in words.
+        cells: each pair under each condition.
+        every: whether the claim is about every cell.
+        reason: why it was not run.
+    """
+
+    says: str
+    place: str
+    note: str
+    verdict: Decision
+    estimate: float = math.nan
+    lower: float = math.nan
+    upper: float = math.nan
+    n: int = 0
+    interval: str = ""
+    unit: str = ""
+    digits: int = OTHER_DIGITS
+    budgets: Mapping[str, tuple[str, ...]] | None = None
+    tested: str = ""
+    cells: tuple[Cell, ...] = ()
+    every: bool = False
+    reason: str = ""
+
+    @property
+    def found(self) -> str:
+        """Our estimate in words: with its interval and the number of pictures, and for `every` the number of cells."""
+        if self.verdict == Decision.NOT_RUN:
+            return f"not run: {self.reason}"
+        if self.interval == EXACT:
+            return f"{self.estimate:.{self.digits}f}"
+        ends = "no interval of one picture"
+        if math.isfinite(self.lower):
+            ends = f"{signed(self.lower, self.digits)} to {signed(self.upper, self.digits)}"
+        text = (
+            f"{signed(self.estimate, self.digits)} {self.unit}".rstrip()
+            + f" ({ends}; {self.n} picture{'s' * (self.n != 1)})"
+        )
+        if not self.every:
+            return text
+        sure = {word: sum(cell.verdict == word for cell in self.cells) for word in Decision}
+        parts = [f"{word} in {number}" for word, number in sure.items() if number]
+        return f"{', '.join(parts)} of {len(self.cells)} cells; mean {text}"
+
+    @property
+    def trained(self) -> str:
+        """How the methods were trained, in words: "laptop: dninn-st; authors' weights: dncnn-authors"."""
+        by_budget: dict[str, list[str]] = {}
+        for name, budgets in (self.budgets or {}).items():
+            for budget in budgets:
+                by_budget.setdefault(BUDGETS_IN_WORDS.get(budget, budget), []).append(name)
+        return "; ".join(f"{budget}: {', '.join(names)}" for budget, names in by_budget.items())
+
+
+class _NotRun(Exception):
+    """A claim cannot be decided; the message says why."""
+
+
+def decide(paper: Paper, claim: str, results: Results | Path) -> Decided:
+    """What our scores say about a claim of a paper.
+
+    The statistic is the difference first - second, on the same pictures under the same conditions: for each picture the mean over pairs
+    and conditions, then the mean over pictures with its 95 % t interval. The claim holds when the whole interval lies within the
+    declared bounds, does not hold when it lies outside of them, and is undecided otherwise. Where it is about every cell, each cell
+    has an interval: the claim holds when all lie within, and does not hold when one lies outside. Intervals are not corrected for the
+    number of cells. A quotient is known exactly and has no interval.
+
+    It is "not run" when a method has no rows or lacks some conditions, when pictures stand in for the set that was asked for, or
+    when the two methods of a pair were scored on different pictures.
+
+    Args:
+        paper, claim: the paper, and a key of its `claims`.
+        results: results folder.
+    """
+    results, declared = as_results(results), paper.claims[claim]
+    test, score = declared.test, paper.score_name(declared.test.reads)
+    metric = results.metrics(score).get(test.metric)
+    unit, digits = ("", OTHER_DIGITS) if metric is None else (metric.unit, metric.digits + 1)
+    about = {"says": declared.says, "place": declared.place, "note": declared.note, "tested": _in_words(test, unit)}
+    try:
+        rows = _rows(results, score, test)
+        methods = dict.fromkeys(name for pair in (*test.paired, *filter(None, [test.ratio])) for name in pair)
+        parts = {name: _of_method(rows, name, score) for name in methods}
+        budgets = {name: tuple(part["budget"].unique()) for name, part in parts.items()}
+        if test.ratio is not None:
+            return Decided(**about, **_quotient(parts, test), budgets=budgets)
+        keys = resolve(results.papers[score.partition("/")[0]].scores[score.partition("/")[2]].task, "tasks").keys
+        return Decided(
+            **about, **_difference(parts, test, ["requested", *keys]), budgets=budgets, unit=unit, digits=digits
+        )
+    except _NotRun as reason:
+        return Decided(**about, verdict=Decision.NOT_RUN, reason=str(reason))
+
+
+def decide_all(paper: Paper, results: Results | Path) -> dict[str, Decided]:
+    """Each claim of a paper, decided, by its name."""
+    results = as_results(results)
+    return {claim: decide(paper, claim, results) for claim in paper.claims}
+
+
+def claim_counts(decided: Iterable[Decided]) -> dict[str, int]:
+    """How many claims came to each verdict."""
+    found = [one.verdict for one in decided]
+    return {str(word): found.count(word) for word in Decision if word in found}
+
+
+def claims_markdown(decided: Iterable[Decided]) -> str:
+    """Claims as a Markdown table: what the paper says, what we found, and the verdict."""
+    lines = [[one.says, one.place, one.found, f"**{one.verdict}**"] for one in decided]
+    return markdown_table(["the paper says", "place", "ours", "verdict"], lines, text_columns=4)
+
+
+# --- Rows
+
+
+def _rows(results: Results, score: str, test: Test) -> pd.DataFrame:
+    """The rows that count for a test."""
+    rows = results.rows(score)
+    if rows is None:
+        raise _NotRun(f"no scores of {score}")
+    rows = rows[(rows["variant"] == test.variant) & (rows["image"] != "")]
+    for key, values in test.where.items():
+        column = "requested" if key == "dataset" else key
+        if column not in rows:
+            raise ValueError(f"{score} has no condition {key!r} to restrict a claim by")
+        rows = rows[rows[column].isin(values)]
+    if test.metric not in rows:
+        raise ValueError(f"{score} has no column {test.metric!r} to decide a claim by")
+    return rows
+
+
+def _of_method(rows: pd.DataFrame, name: str, score: str) -> pd.DataFrame:
+    """Rows of a method under its own name, and of its networks where they run at the noise level of their training."""
+    exact = rows[rows["method"] == name]
+    trained = rows[rows["method"].map(family) == name]
+    if "sigma" in rows:
+        trained = trained[trained["method"] == [f"{name}-s{sigma:g}" for sigma in trained["sigma"]]]
+        own = trained.set_index(["requested", "sigma"]).index
+        exact = exact[~exact.set_index(["requested", "sigma"]).index.isin(own)]
+    part = pd.concat([exact, trained[~trained.index.isin(exact.index)]])
+    if part.empty:
+        raise _NotRun(f"no scores of {name}")
+    return part
+
+
+# --- Statistics
+
+
+def _quotient(parts: Mapping[str, pd.DataFrame], test: Test) -> dict[str, Any]:
+    values = []
+    for name in test.ratio:
+        found = parts[name][test.metric].unique()
+        if len(found) != 1:
+            raise ValueError(f"{name} has several values of {test.metric}: {', '.join(map(str, found))}")
+        values.append(float(found[0]))
+    quotient = values[0] / values[1]
+    return {
+        "verdict": _judge(quotient, quotient, test), "estimate": quotient, "lower": quotient, "upper": quotient, "interval": EXACT
+    }  # fmt: skip
+
+
+def _difference(parts: Mapping[str, pd.DataFrame], test: Test, keys: list[str]) -> dict[str, Any]:
+    for name, part in parts.items():
+        if not is_own(part):
+            raise _NotRun(
+                f"{name} was scored on pictures that stand in for {', '.join(map(set_label, part['requested'].unique()))}"
+            )
+    differences = pd.concat([_paired(parts, pair, test, keys) for pair in test.paired], ignore_index=True)
+    groups = differences.groupby(["first", "second", *keys], sort=False, dropna=False)
+    cells = []
+    for (first, second, *values), cell in groups:
+        mean, lower, upper = interval(cell["difference"])
+        where = {"dataset" if key == "requested" else key: value for key, value in zip(keys, values, strict=True)}
+        cells.append(Cell((first, second), where, mean, lower, upper, len(cell), _judge(lower, upper, test)))
+    pictures = differences.groupby(["requested", "image"])["difference"].mean()
+    mean, lower, upper = interval(pictures)
+    verdict = _judge(lower, upper, test)
+    if test.every:
+        verdicts = {cell.verdict for cell in cells}
+        verdict = next((word for word in (Decision.FAILS, Decision.UNDECIDED) if word in verdicts), Decision.HOLDS)
+    return {
+        "verdict": verdict, "estimate": mean, "lower": lower, "upper": upper, "n": len(pictures), "interval": INTERVAL,
+        "cells": tuple(cells), "every": test.every,
+    }  # fmt: skip
+
+
+def _paired(parts: Mapping[str, pd.DataFrame], pair: tuple[str, str], test: Test, keys: list[str]) -> pd.DataFrame:
+    """Differences of a pair, a row a picture and condition."""
+    first, second = (parts[name] for name in pair)
+    both = first.merge(second, "outer", on=[*keys, "image", "seed"], suffixes=("_first", "_second"), indicator=True)
+    for side, name in (("right_only", pair[0]), ("left_only", pair[1])):
+        if len(lacking := both[both["_merge"] == side]):
+            cell = lacking.iloc[0]
+            where = ", ".join([set_label(cell["requested"]), *(f"{key} {_plain(cell[key])}" for key in keys[1:])])
+            raise _NotRun(f"no score of {name} on {where}, picture {cell['image']}, where the other method has one")
+    difference = both[f"{test.metric}_first"] - both[f"{test.metric}_second"]
+    if not np.isfinite(difference).all():
+        raise _NotRun(f"{test.metric} of {' or '.join(pair)} is not finite on every picture")
+    for key, values in test.where.items():
+        column = "requested" if key == "dataset" else key
+        if missing := [value for value in values if value not in set(both[column])]:
+            raise _NotRun(f"no scores of {' and '.join(pair)} at {key} {missing[0]}")
+    return both[[*keys, "image"]].assign(first=pair[0], second=pair[1], difference=difference)
+
+
+def interval(values: Iterable[float]) -> tuple[float, float, float]:
+    """Mean of some values, and the ends of its 95 % t interval; infinite ends for a single value."""
+    from scipy.special import stdtrit  # imported here to start fast
+
+    values = np.asarray(list(values), float)
+    n, mean = len(values), float(np.mean(values))
+    if n == 1:
+        return mean, -math.inf, math.inf
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return mean, mean - half, mean + half
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def _in_words(test: Test, unit: str) -> str:
+    """The statistic of a test and its bounds."""
+    if test.least is None or test.most is None:
+        bounds = f"at most {test.most:g}" if test.least is None else f"at least {test.least:g}"
+    else:
+        bounds = f"between {test.least:g} and {test.most:g}"
+    bounds = f"{bounds} {unit}".rstrip().replace("-", "−")
+    if test.ratio is not None:
+        return f"{test.metric} of {' / '.join(test.ratio)}, {bounds}"
+    pairs = ", ".join(" − ".join(pair) for pair in test.paired)
+    where = "".join(f", {key} {'/'.join(map(str, values))}" for key, values in test.where.items())
+    return f"{test.metric}, {pairs}{where}: {'in every cell' if test.every else 'mean'} {bounds}"
+
+
+def _judge(lower: float, upper: float, test: Test) -> Decision:
+    """Where an interval lies to the bounds of a test; a bound itself counts as within."""
+    least = -math.inf if test.least is None else test.least
+    most = math.inf if test.most is None else test.most
+    if least <= lower and upper <= most:
+        return Decision.HOLDS
+    return Decision.FAILS if upper < least or lower > most else Decision.UNDECIDED

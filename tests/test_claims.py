@@ -1,0 +1,212 @@
+"""Claims decided from made-up scores: every verdict, with estimates and intervals worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+from made_up import YAML, rows_of, run, toy, write_few, write_paper, write_rows
+
+from invdenoise.report.claims import claim_counts, claims_markdown, decide, decide_all, interval
+from invdenoise.report.compare import Results
+
+__all__ = ["run", "toy"]
+
+# Differences 1, 2, 3, 2: mean 2, standard deviation sqrt(2 / 3), t quantile 3.182446 at three degrees of freedom.
+HALF = 3.182446 * math.sqrt(2 / 3) / 2
+
+
+def decided(tmp_path, claim="better", score_folder=None, replace=()):
+    """A claim of the paper with parts of its declaration replaced, on the scores of `made_up.write_few`."""
+    yaml = YAML
+    for old, new in dict(replace).items():
+        assert old in yaml
+        yaml = yaml.replace(old, new)
+    paper = write_paper(tmp_path / "claimed", yaml)["toy"]
+    folder = write_few(tmp_path / "few") if score_folder is None else score_folder
+    return decide(paper, claim, Results(folder, {"toy": paper}))
+
+
+BOUND = "reads: few, where: {sigma: [15]}, least: 0"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "verdict"),
+    [
+        ("least: 0", "holds"),
+        ("least: 0.70", "holds"),  # the lower end is 0.7008
+        ("least: 0.71", "undecided"),
+        ("least: 3.29", "undecided"),  # the upper end is 3.2992
+        ("least: 3.30", "does not hold"),
+        ("most: 3.30", "holds"),
+        ("most: 3.29", "undecided"),
+        ("most: 0.70", "does not hold"),
+        ("least: 0.5, most: 3.5", "holds"),
+        ("least: 1.5, most: 2.5", "undecided"),
+        ("least: -1, most: 0.5", "does not hold"),
+        ("least: 4, most: 5", "does not hold"),
+    ],
+)
+def test_a_claim_is_decided_by_the_interval_of_the_mean_difference(toy, tmp_path, bounds, verdict):
+    found = decided(tmp_path, replace={BOUND: f"reads: few, where: {{sigma: [15]}}, {bounds}"})
+    assert found.verdict == verdict
+    assert (found.estimate, found.n, found.unit) == (pytest.approx(2), 4, "dB")
+    assert (found.lower, found.upper) == (pytest.approx(2 - HALF, abs=1e-6), pytest.approx(2 + HALF, abs=1e-6))
+    assert found.interval == "95 % t interval of the mean over pictures"
+
+
+def test_the_estimate_is_told_with_interval_pictures_and_training(toy, tmp_path):
+    found = decided(tmp_path)
+    assert found.found == "+2.000 dB (+0.701 to +3.299; 4 pictures)"
+    assert found.tested == "psnr, one − two, sigma 15: mean at least 0 dB"
+    assert found.trained == "laptop: one, two"
+    assert (found.says, found.place, found.note) == ("One is better than two.", "Section 4", "By the abstract.")
+
+
+def test_a_picture_counts_with_its_mean_over_conditions_and_pairs(toy, tmp_path):
+    # Mean over both noise levels: (1-1)/2, (2+1)/2, (3-1)/2, (2+1)/2 = 0, 1.5, 1, 1.5: mean 1, standard deviation sqrt(1/2).
+    found = decided(tmp_path, replace={BOUND: "reads: few, least: 0"})
+    assert (found.estimate, found.n) == (pytest.approx(1), 4)
+    assert found.lower == pytest.approx(1 - 3.182446 * math.sqrt(0.5) / 2, abs=1e-6)
+    # The pair two - one has the opposite differences, so that the mean over both pairs is zero on every picture.
+    found = decided(
+        tmp_path / "pairs", replace={f"[[one, two]], {BOUND}": "[[one, two], [two, one]], reads: few, least: 0"}
+    )
+    assert (found.estimate, found.lower, found.upper, found.n) == (0, 0, 0, 4)
+    assert len(found.cells) == 4
+
+
+def test_cells_have_their_own_intervals(toy, tmp_path):
+    low, high = decided(tmp_path, "every").cells
+    assert (low.pair, low.condition, low.n) == (("one", "two"), {"dataset": "set12", "sigma": 15}, 4)
+    assert (low.estimate, low.verdict) == (pytest.approx(2), "holds")
+    # Differences -1, 1, -1, 1: mean 0, standard deviation sqrt(4 / 3).
+    half = 3.182446 * math.sqrt(4 / 3) / 2
+    assert (high.estimate, high.upper) == (pytest.approx(0), pytest.approx(half, abs=1e-6))
+    assert high.verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("second", "verdict", "found"),
+    [
+        ((2.0, 3.0, 4.0, 3.0), "holds", "holds in 2 of 2 cells; mean +2.500 dB"),
+        ((-1.0, 1.0, -1.0, 1.0), "undecided", "holds in 1, undecided in 1 of 2 cells; mean +1.000 dB"),
+        ((-1.0, -2.0, -3.0, -2.0), "does not hold", "holds in 1, does not hold in 1 of 2 cells; mean +0.000 dB"),
+    ],
+)
+def test_a_claim_about_every_cell_needs_every_cell(toy, tmp_path, second, verdict, found):
+    folder = write_few(tmp_path / "scores", {15: (1.0, 2.0, 3.0, 2.0), 25: second})
+    one = decided(tmp_path, "every", folder)
+    assert one.verdict == verdict and one.found.startswith(found)
+
+
+def test_one_failed_cell_outweighs_undecided_ones(toy, tmp_path):
+    folder = write_few(tmp_path / "scores", {15: (-1.0, 1.0, -1.0, 1.0), 25: (-1.0, -2.0, -3.0, -2.0)})
+    assert decided(tmp_path, "every", folder).verdict == "does not hold"
+
+
+def test_a_quotient_is_known_exactly(toy, tmp_path):
+    found = decided(tmp_path, "size")
+    assert (found.verdict, found.estimate, found.interval, found.found) == ("holds", 0.25, "known exactly", "0.250")
+    assert (
+        decided(tmp_path / "less", "size", replace={"least: 0.225, most: 0.275": "least: 0.26"}).verdict
+        == "does not hold"
+    )
+
+
+def test_a_quotient_of_what_varies_is_refused(toy, tmp_path):
+    with pytest.raises(ValueError, match="one has several values of psnr"):
+        decided(tmp_path, "size", replace={"metric: num_parameters": "metric: psnr"})
+
+
+def test_networks_count_at_the_noise_level_of_their_training(toy, tmp_path):
+    folder = tmp_path / "scores"
+    for sigma, psnr in ((15, 31.0), (25, 29.0)):
+        write_rows(rows_of(f"one-s{sigma}", sigma, [psnr, psnr + 1]), folder, f"one-{sigma}", "toy/few")
+        write_rows(rows_of("two", sigma, [psnr - 1, psnr]), folder, f"two-{sigma}", "toy/few")
+    write_rows(rows_of("one-s50", 15, [1.0, 2.0]), folder, "other", "toy/few")  # not at its own level
+    found = decided(tmp_path, "every", folder)
+    assert [(cell.condition["sigma"], cell.estimate) for cell in found.cells] == [(15, 1.0), (25, 1.0)]
+    assert found.verdict == "holds" and found.budgets == {"one": ("laptop",), "two": ("laptop",)}
+
+
+def test_rows_of_another_variant_do_not_count(toy, tmp_path):
+    folder = write_few(tmp_path / "scores")
+    write_rows(rows_of("one", 15, [0.0] * 4, variant="other"), folder, "other", "toy/few")
+    assert decided(tmp_path, "better", folder).estimate == pytest.approx(2)
+
+
+# --- Not run ---
+
+
+def test_a_method_without_scores_is_named(toy, run, tmp_path):
+    found = decide(toy, "absent", run)
+    assert (found.verdict, found.found) == ("not run", "not run: no scores of nothing")
+    nothing = decide(toy, "better", Results(tmp_path / "nothing", {"toy": toy}))
+    assert nothing.found == "not run: no scores of toy/few" and math.isnan(nothing.estimate)
+
+
+def test_pictures_that_stand_in_decide_nothing(toy, tmp_path):
+    found = decided(tmp_path, "better", write_few(tmp_path / "scores", dataset="embedded"))
+    assert found.found == "not run: one was scored on pictures that stand in for Set12"
+    assert decided(tmp_path / "size", "size", write_few(tmp_path / "other", dataset="embedded")).verdict == "holds"
+
+
+def test_another_number_of_pictures_decides_nothing(toy, tmp_path):
+    folder = write_few(tmp_path / "scores")
+    write_rows(rows_of("two", 15, [30.0, 31.0, 28.0], num_parameters=1000), folder, "two-15", "toy/few")
+    found = decided(tmp_path, "better", folder)
+    assert found.found == "not run: no score of two on Set12, sigma 15, picture 03, where the other method has one"
+
+
+def test_a_condition_that_was_not_scored_decides_nothing(toy, tmp_path):
+    found = decided(tmp_path, replace={BOUND: "reads: few, where: {sigma: [15, 50]}, least: 0"})
+    assert found.found == "not run: no scores of one and two at sigma 50"
+
+
+def test_what_is_not_finite_decides_nothing(toy, tmp_path):
+    folder = write_few(tmp_path / "scores")
+    write_rows(rows_of("two", 15, [30.0, math.inf, 28.0, 25.0]), folder, "two-15", "toy/few")
+    assert "psnr of one or two is not finite" in decided(tmp_path, "better", folder).found
+
+
+def test_a_misspelt_condition_or_metric_is_refused(toy, tmp_path):
+    with pytest.raises(ValueError, match="toy/few has no condition 'sgma'"):
+        decided(tmp_path, replace={BOUND: "reads: few, where: {sgma: [15]}, least: 0"})
+    with pytest.raises(ValueError, match="toy/few has no column 'prsn'"):
+        decided(tmp_path / "metric", replace={BOUND: "reads: few, metric: prsn, least: 0"})
+
+
+# --- All of them ---
+
+
+def test_claims_are_counted_and_shown_in_the_order_of_the_paper(toy, run):
+    found = decide_all(toy, run)
+    assert list(found) == ["better", "every", "size", "absent"]
+    assert claim_counts(found.values()) == {"holds": 2, "undecided": 1, "not run": 1}
+    assert claims_markdown(found.values()).splitlines()[2] == (
+        "| One is better than two. | Section 4 | +2.000 dB (+0.701 to +3.299; 4 pictures) | **holds** |"
+    )
+
+
+def test_one_picture_has_no_interval():
+    assert interval([3.0]) == (3.0, -math.inf, math.inf)
+
+
+def test_intervals_agree_with_the_textbook():
+    # Student's example of 1908, additional hours of sleep: mean 1.58, 95 % interval 0.70 to 2.46.
+    hours = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
+    assert interval(pd.Series(hours)) == (
+        pytest.approx(1.58),
+        pytest.approx(0.70, abs=0.005),
+        pytest.approx(2.46, abs=0.005),
+    )
+
+
+def test_a_claim_on_one_picture_is_undecided(toy, tmp_path):
+    folder = tmp_path / "scores"
+    for method, psnr in (("one", 31.0), ("two", 30.0)):
+        write_rows(rows_of(method, 15, [psnr]), folder, method, "toy/few")
+    found = decided(tmp_path, "better", folder)
+    assert found.verdict == "undecided" and found.found == "+1.000 dB (no interval of one picture; 1 picture)"

@@ -1,0 +1,444 @@
+"""Pictures and pairs: the right function for each set, stand-ins that say so, and the reader's own files."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+import zlib
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import HTML, tiny_datasets
+
+from invdenoise.data import fetch, pictures
+from invdenoise.data.fetch import DataUnavailable
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    yield from tiny_datasets(tmp_path, monkeypatch)
+
+
+# --- What a set holds
+
+
+def test_colour_sets_are_colour_and_leave_out_what_is_no_picture(tiny, monkeypatch):
+    monkeypatch.setenv("DATA_MIRROR", str(tiny.mirror))
+    shots = pictures.load_pictures("shots")
+    assert [picture.name for picture in shots] == ["colour", "gray"]
+    assert {picture.pixels.shape for picture in shots} == {(5, 6, 3)}
+    assert len(fetch.fetch("shots")) == 3  # the licence goes with the files
+
+
+def test_pairs_are_matched_by_name_in_the_order_of_the_registry(tiny, monkeypatch):
+    monkeypatch.setenv("DATA_MIRROR", str(tiny.mirror))
+    couples = pictures.load_pairs("couples")
+    assert [pair.name for pair in couples] == ["cam_desk_1", "cam_desk_2", "cam_wall_1"]
+    assert [pair.scene for pair in couples] == ["desk", "desk", "wall"] and couples.scenes == ("desk", "wall")
+    for pair in couples:
+        for picture, ending in ((pair.noisy, "real"), (pair.clean, "clean")):
+            path = tiny.mirror / "couples" / f"{pair.name}_{ending}.png"
+            assert picture.name == path.stem
+            assert np.array_equal(picture.pixels, pictures.read_picture(path).pixels)
+    assert (couples.name, couples.requested, couples.is_stand_in, len(couples)) == ("couples", "couples", False, 3)
+    order = [f"cam_{name}_{ending}.png" for name in ("desk_1", "desk_2", "wall_1") for ending in ("real", "clean")]
+    hashes = [hashlib.sha256((tiny.mirror / "couples" / name).read_bytes()).hexdigest() for name in order]
+    assert couples.sha256 == hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def test_limit_counts_pairs_and_fetches_no_more(tiny, monkeypatch):
+    monkeypatch.setenv("DATA_MIRROR", str(tiny.mirror))
+    assert [pair.name for pair in pictures.load_pairs("couples", limit=1)] == ["cam_desk_1"]
+    assert len(list((tiny.cache / "couples").iterdir())) == 2
+    with pytest.raises(ValueError, match="limit is 0"):
+        pictures.load_pairs("couples", limit=0)
+
+
+def test_noisy_pictures_are_loaded_by_name_only(tiny, monkeypatch):
+    monkeypatch.setenv("DATA_MIRROR", str(tiny.mirror))
+    grainy = pictures.load_noisy("grainy")
+    assert [picture.name for picture in grainy] == ["stars"] and grainy.name == "grainy"
+
+
+@pytest.mark.parametrize(
+    ("load", "dataset", "message"),
+    [
+        ("load_pictures", "sidd", r"sidd holds pairs .*not clean pictures .*SIDD samples.* use load_pairs\('sidd'\)"),
+        ("load_pictures", "polyu", r"use load_pairs\('polyu'\)"),
+        ("load_pictures", "cc15", r"use load_pairs\('cc15'\)"),
+        ("load_pictures", "rni15", r"rni15 holds noisy pictures without clean ones, .* use load_noisy\('rni15'\)"),
+        ("load_pictures", "embedded-pairs", r"use load_pairs\('embedded-pairs'\)"),
+        ("load_pictures", "weights", r"weights holds no pictures .* use fetch\('weights'\)"),
+        ("load_pairs", "bsd68", r"bsd68 holds clean pictures, not pairs .* use load_pictures\('bsd68'\)"),
+        ("load_pairs", "rni15", r"use load_noisy\('rni15'\)"),
+        ("load_pairs", "kernels", r"use fetch\('kernels'\)"),
+        ("load_noisy", "sidd", r"use load_pairs\('sidd'\)"),
+        ("load_noisy", "embedded", r"use load_pictures\('embedded'\)"),
+        ("load_pairs", "embedded-pears", "did you mean embedded-pairs"),
+    ],
+)
+def test_a_set_is_loaded_only_as_what_it_holds(load, dataset, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(pictures, load)(dataset, limit=1)
+
+
+def test_num_pictures_counts_a_pair_once_and_a_licence_not_at_all(tiny):
+    assert [pictures.num_pictures(name) for name in ("tiny", "shots", "couples", "grainy")] == [3, 2, 3, 1]
+    assert not tiny.cache.exists()
+
+
+def test_num_pictures_of_the_registered_and_embedded_sets():
+    expected = {"bsd68": 68, "polyu": 100, "cc15": 15, "sidd": 13, "rni15": 15, "weights": 0, "cifar10_subset": 0}
+    assert {name: pictures.num_pictures(name) for name in expected} == expected
+    for name in fetch.dataset_ids():
+        described = fetch.describe(name)
+        if described.holds in ("clean", "noisy"):
+            assert pictures.num_pictures(name) == described.num_files, name
+    assert pictures.num_pictures("embedded") == 6 == len(pictures.embedded("test"))
+    assert pictures.num_pictures("embedded-pairs") == len(pictures.load_pairs("embedded-pairs"))
+    with pytest.raises(ValueError, match="did you mean bsd68"):
+        pictures.num_pictures("bsd86")
+
+
+def test_pairs_that_do_not_fit_are_named(tiny, monkeypatch):
+    monkeypatch.setenv("DATA_MIRROR", str(tiny.mirror))
+    tiny.write_sources(couples={"pairs": {"noisy": "_real", "clean": "_mean"}})
+    with pytest.raises(ValueError, match=r"couples/cam_desk_1_clean\.png ends neither in _real nor in _mean"):
+        pictures.load_pairs("couples")
+    tiny.write_sources(couples={"pairs": {"noisy": "_real", "clean": "_clean", "scene": "_([0-9]+)_[0-9]$"}})
+    with pytest.raises(ValueError, match="couples/cam_desk_1 shows no scene"):
+        pictures.load_pairs("couples")
+    (tiny.mirror / "couples" / "cam_desk_2_clean.png").unlink()
+    tiny.write_sources()
+    with pytest.raises(ValueError, match=r"couples/cam_desk_2_real\.png has no partner"):
+        pictures.num_pictures("couples")
+
+
+def test_pair_of_two_sizes_is_refused():
+    one, other = (pictures.Picture(name, np.zeros((4, width), np.uint8)) for name, width in (("n", 5), ("c", 6)))
+    with pytest.raises(ValueError, match=r"pair p: n has shape \(4, 5\), c has shape \(4, 6\)"):
+        pictures.Pair("p", one, other, "s")
+
+
+def test_registered_file_that_is_no_picture_is_named(tiny, monkeypatch):
+    monkeypatch.setenv("DATA_MIRROR", str(tiny.mirror))
+    (tiny.mirror / "tiny" / "b.png").write_bytes(HTML)
+    tiny.write_sources()
+    with pytest.raises(ValueError, match=r"tiny/b\.png cannot be decoded"):
+        pictures.load_pictures("tiny")
+
+
+# --- Held-out scenes
+
+
+def make_pairs(*scenes: str) -> pictures.PairSet:
+    """One pair a scene given, each of its own grey level."""
+    black = [pictures.Picture(str(number), np.full((4, 4), number, np.uint8)) for number in range(len(scenes))]
+    pairs = tuple(pictures.Pair(one.name, one, one, scene) for one, scene in zip(black, scenes, strict=True))
+    return pictures.PairSet("made", "made", pairs, "")
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+@pytest.mark.parametrize(("held_out", "number"), [(1, 1), (2, 2), (0.5, 2), (0.01, 1), (0, 0)])
+def test_no_scene_is_on_both_sides_of_a_split(held_out, number, seed):
+    pairs = make_pairs("a", "b", "a", "c", "d", "c", "a")
+    train, held = pictures.split_scenes(pairs, held_out, seed)
+    assert not set(train.scenes) & set(held.scenes) and len(held.scenes) == number
+    assert set(train.scenes) | set(held.scenes) == {"a", "b", "c", "d"}
+    assert sorted(pair.name for part in (train, held) for pair in part) == [str(k) for k in range(7)]  # none is lost
+    again = pictures.split_scenes(pairs, held_out, seed)
+    assert [part.sha256 for part in again] == [train.sha256, held.sha256]
+    if seed is None:
+        assert held.scenes == ("a", "b", "c", "d")[4 - number :]
+
+
+def test_the_seed_draws_the_scenes():
+    pairs = make_pairs(*"abcdefgh")
+    drawn = {pictures.split_scenes(pairs, 2, seed)[1].scenes for seed in range(10)}
+    assert len(drawn) > 4
+
+
+def test_split_scenes_refuses_what_leaves_nothing():
+    pairs = make_pairs("a", "b")
+    for held_out, message in (
+        (2, "cannot hold out 2 of 2 scenes of made; nothing is left to train on"),
+        (0.9, "cannot hold out 2 of 2 scenes of made"),
+        (-1, "cannot hold out -1 scenes of made; expected a whole number"),
+        (True, "cannot hold out True"),
+        (1.0, "held_out is 1; expected a number of scenes, or a share between 0 and 1"),
+        (float("nan"), "held_out is nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pictures.split_scenes(pairs, held_out)
+
+
+def test_split_last():
+    made = pictures.PictureSet("made", "made", tuple(pair.clean for pair in make_pairs("a", "b", "c")), "")
+    train, held = pictures.split_last(made, 1)
+    assert [picture.name for picture in train] == ["0", "1"] and [picture.name for picture in held] == ["2"]
+    assert len(pictures.split_last(made, 0)[1]) == 0
+    with pytest.raises(ValueError, match="cannot hold out 3 of 3 pictures of made; nothing is left"):
+        pictures.split_last(made, 3)
+
+
+# --- Embedded pictures
+
+
+@pytest.mark.parametrize(
+    ("load", "dataset", "name", "what"),
+    [
+        ("load_pictures", "tiny", "embedded", "gray pictures"),
+        ("load_pictures", "lessons", "embedded-train", "gray pictures"),
+        ("load_pictures", "shots", "embedded-colour", "colour pictures"),
+        ("load_pairs", "couples", "embedded-pairs", "pairs"),
+        ("load_noisy", "grainy", "embedded-noisy", "noisy pictures"),
+    ],
+)
+def test_embedded_pictures_stand_in_and_say_so(tiny, load, dataset, name, what):
+    load = getattr(pictures, load)
+    with pytest.warns(UserWarning, match=f"2 {what} of '{name}' stand in for {dataset}: .*DATA_MIRROR") as caught:
+        loaded = load(dataset, limit=2)
+    assert len(caught) == 1 and "\n" not in str(caught[0].message) and caught[0].filename == __file__
+    assert (loaded.name, loaded.requested, loaded.is_stand_in, len(loaded)) == (name, dataset, True, 2)
+    assert load(name, limit=2).sha256 == loaded.sha256
+    with pytest.raises(DataUnavailable):
+        load(dataset, stand_in=False)
+
+
+def test_the_role_of_a_set_decides_what_stands_in(tiny):
+    tiny.write_sources(**{name: {"role": "train"} for name in ("shots", "couples", "grainy")})
+    with pytest.warns(UserWarning):
+        assert pictures.load_pictures("shots").name == "embedded-colour-train"
+        assert pictures.load_pairs("couples").name == "embedded-pairs-train"
+        assert pictures.load_noisy("grainy").name == "embedded-noisy-train"
+
+
+def test_embedded_pictures_are_fixed_and_need_no_network(monkeypatch):
+    def no_network(*_, **__):
+        raise AssertionError("embedded pictures must not open a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    test, train = pictures.embedded("test"), pictures.embedded("train")
+    assert (test.name, len(test), train.name, len(train)) == ("embedded", 6, "embedded-train", 12)
+    # Scores on these pictures compare only as long as the pixels stay what they are.
+    assert test.sha256 == "f37a982fe24fd7ad7b7a7506c4889d4015d2b51525050f1a6a9bc67522fc13e3"
+    assert train.sha256 == "930334300c7e12cf3636b469c73bc4004b932c52b03e285563485a1dca64bcb2"
+    assert pictures.load_pictures("embedded").sha256 == test.sha256
+    assert pictures.load_pictures("embedded-train", limit=3).name == "embedded-train"
+    found = {}
+    for name, embedded_set in pictures.EMBEDDED.items():
+        loaded = getattr(pictures, pictures.LOADERS[embedded_set.holds])(name)
+        ones = [pair.clean for pair in loaded] if embedded_set.holds == "pairs" else list(loaded)
+        side = 180 if name.endswith("-train") else 192
+        assert {one.pixels.shape for one in ones} == {(side, side, 3)[: 2 + (embedded_set.channels == 3)]}
+        assert all(one.pixels.std() > 10 for one in ones)  # none is flat
+        found[name] = loaded.sha256[:16]
+    assert found == {
+        "embedded": "f37a982fe24fd7ad",
+        "embedded-train": "930334300c7e12cf",
+        "embedded-colour": "0a8ff13ef1fc8e34",
+        "embedded-colour-train": "24c1ecead9193fc6",
+        "embedded-pairs": "4db34f3440880961",
+        "embedded-pairs-train": "d5c7813fbb5ccd39",
+        "embedded-noisy": "02e2df3f37adb99f",
+        "embedded-noisy-train": "6d7f082eb656aa5c",
+    }
+
+
+def test_training_and_test_sets_share_no_picture_and_crops_no_pixel():
+    photographs = {name: {stem for stem, *_ in one.crops} for name, one in pictures.EMBEDDED.items()}
+    train = set().union(*(stems for name, stems in photographs.items() if name.endswith("-train")))
+    test = set().union(*(stems for name, stems in photographs.items() if not name.endswith("-train")))
+    assert len(train) >= 5 and len(test) >= 4 and not train & test
+    for one in pictures.EMBEDDED.values():
+        for (a, top_a, left_a), (b, top_b, left_b) in combinations(one.crops, 2):
+            assert a != b or abs(top_a - top_b) >= one.side or abs(left_a - left_b) >= one.side
+    with pytest.raises(ValueError, match="role is 'validation'; expected one of test, train"):
+        pictures.embedded("validation")
+
+
+def test_embedded_pairs_have_several_scenes_and_noise_that_grows_with_brightness():
+    for name, colour in (("embedded-pairs", "embedded-colour"), ("embedded-pairs-train", "embedded-colour-train")):
+        pairs = pictures.load_pairs(name)
+        assert len(pairs.scenes) >= 3
+        for pair, picture in zip(pairs, pictures.load_pictures(colour), strict=True):
+            assert pair.name == picture.name and pair.name.startswith(pair.scene + "-")
+            assert np.array_equal(pair.clean.pixels, picture.pixels)
+    noise, clean = (
+        np.concatenate([array.ravel() for array in arrays])
+        for arrays in zip(
+            *((pair.noisy.pixels.astype(float) - pair.clean.pixels, pair.clean.pixels) for pair in pairs), strict=True
+        )
+    )
+    for level in (60, 120, 180):  # far from black and white, where clipping takes part of the noise
+        expected = 255 * np.sqrt(pictures.GAIN * level / 255 + pictures.FLOOR)
+        assert noise[clean == level].std() == pytest.approx(expected, rel=0.05)
+    first = pictures.load_pairs("embedded-pairs", limit=1).pairs[0]
+    assert np.array_equal(first.noisy.pixels, pictures.load_noisy("embedded-noisy").pictures[0].pixels)
+
+
+def test_picture_tensor():
+    gray = pictures.Picture("g", np.array([[0, 51], [102, 255]], np.uint8)).tensor()
+    assert gray.dtype == torch.float32
+    assert torch.equal(gray, torch.tensor([[[[0, 0.2], [0.4, 1]]]]))
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    pixels[0, 2] = 255, 0, 51
+    colour = pictures.Picture("c", pixels).tensor(torch.float64)
+    assert colour.shape == (1, 3, 2, 3) and colour.dtype == torch.float64
+    assert colour[0, :, 0, 2].tolist() == [1, 0, 0.2]
+
+
+# --- The reader's own picture
+
+
+def test_read_picture_gray_and_colour(tmp_path):
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    colour = np.stack([gray, gray + 1, gray + 2], -1)
+    for name, pixels in (("my.gray.png", gray), ("colour.tif", colour), ("colour.bmp", colour)):
+        Image.fromarray(pixels).save(tmp_path / name)
+        picture = pictures.read_picture(str(tmp_path / name))
+        assert picture.name == name.rpartition(".")[0]
+        assert picture.pixels.dtype == np.uint8 and np.array_equal(picture.pixels, pixels)
+
+
+def write_png16(path: Path, pixels: np.ndarray) -> None:
+    """A colour PNG of 16 bits, which Pillow can read and not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    signature = b"\x89PNG\r\n\x1a\n"
+    path.write_bytes(signature + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def test_read_picture_keeps_the_upper_half_of_16_bits(tmp_path):
+    deep = (np.arange(12).reshape(3, 4) * 5900 + 37).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    (tmp_path / "deep.pgm").write_bytes(b"P5\n4 3\n65535\n" + deep.astype(">u2").tobytes())
+    for name in ("deep.png", "deep.tif", "deep.pgm"):
+        assert np.array_equal(pictures.read_picture(tmp_path / name).pixels, deep >> 8), name
+    write_png16(tmp_path / "colour.png", np.stack([deep, deep // 2, deep // 3], -1))
+    expected = np.stack([deep, deep // 2, deep // 3], -1) >> 8
+    assert np.array_equal(pictures.read_picture(tmp_path / "colour.png").pixels, expected)
+
+
+def test_read_picture_lays_transparent_parts_on_white(tmp_path):
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[0, :, :3] = 200, 0, 100
+    pixels[0, :, 3] = 255, 0, 51  # opaque, transparent, one fifth
+    Image.fromarray(pixels).save(tmp_path / "rgba.png")
+    red = pictures.read_picture(tmp_path / "rgba.png").pixels
+    assert red.tolist() == [[[200, 0, 100], [255, 255, 255], [244, 204, 224]]]
+    Image.fromarray(pixels[..., 2:]).save(tmp_path / "la.png")
+    assert pictures.read_picture(tmp_path / "la.png").pixels.tolist() == [[100, 255, 224]]
+
+
+def test_read_picture_turns_a_photograph_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held on its side
+    Image.fromarray(np.array([[0, 1, 2], [3, 4, 5]], np.uint8)).save(tmp_path / "photo.png", exif=exif)
+    assert pictures.read_picture(tmp_path / "photo.png").pixels.tolist() == [[3, 0], [4, 1], [5, 2]]
+
+
+def test_read_picture_errors_name_the_file_and_the_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no picture .*none\.png; check the name"):
+        pictures.read_picture(tmp_path / "none.png")
+    with pytest.raises(ValueError, match="is a folder"):
+        pictures.read_picture(tmp_path)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ValueError, match=r"empty\.png is empty \(0 bytes\)"):
+        pictures.read_picture(tmp_path / "empty.png")
+    (tmp_path / "page.png").write_bytes(HTML)
+    with pytest.raises(ValueError, match=r"page\.png is no picture that Pillow can read"):
+        pictures.read_picture(tmp_path / "page.png")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    for suffix in ("png", "jpg", "tif"):
+        path = tmp_path / f"cut.{suffix}"
+        Image.fromarray(noise).save(path)
+        path.write_bytes(path.read_bytes()[:-1500])
+        with pytest.raises(ValueError, match=rf"cut\.{suffix} (breaks off or is damaged|is no picture)"):
+            pictures.read_picture(path)
+    Image.fromarray(noise.astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match="32-bit pixels.*save it with 8 or 16 bits"):
+        pictures.read_picture(tmp_path / "float.tif")
+
+
+def test_write_picture_rounds_and_comes_back(tmp_path):
+    levels = torch.tensor([[0.0, 0.49 / 255, 0.51 / 255], [1.0, 1.7, -0.3]])
+    path = pictures.write_picture(tmp_path / "new" / "gray.png", levels[None, None])
+    assert pictures.read_picture(path).pixels.tolist() == [[0, 0, 1], [255, 255, 0]]
+    colour = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    path = pictures.write_picture(tmp_path / "colour.tif", colour)
+    assert torch.equal(pictures.read_picture(path).tensor(torch.float64), (colour.double() * 255).round() / 255)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["colour.tif", "new"]  # nothing temporary
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "message"),
+    [
+        ("a", torch.zeros(2, 2), r"a has no suffix of a picture format; name it a\.png"),
+        ("a.xyz", torch.zeros(2, 2), "no suffix of a picture format"),
+        ("a.png", torch.zeros(2, 1, 2, 2), r"shape \(2, 1, 2, 2\)"),
+        ("a.png", torch.zeros(1, 2, 2, 2), r"shape \(1, 2, 2, 2\)"),
+        ("a.png", torch.zeros(2, 2, dtype=torch.uint8), "expected floats"),
+        ("a.png", torch.tensor([[0, torch.nan]]), "1 of 2 values are NaN"),
+    ],
+)
+def test_write_picture_refuses(tmp_path, name, pixels, message):
+    with pytest.raises(ValueError, match=message):
+        pictures.write_picture(tmp_path / name, pixels)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- The data themselves, where they can be had
+
+
+def real(dataset: str, load=pictures.load_pictures):
+    try:
+        return load(dataset, stand_in=False)
+    except DataUnavailable as error:
+        pytest.skip(f"data not available: {error}")
+
+
+def test_bsd68():
+    bsd68 = real("bsd68")
+    assert len(bsd68) == 68
+    assert {picture.pixels.shape for picture in bsd68} == {(481, 321), (321, 481)}
+
+
+def test_set12():
+    set12 = real("set12")
+    assert [picture.name for picture in set12] == [f"{k:02}" for k in range(1, 13)]
+    assert [picture.pixels.shape[0] for picture in set12] == [256] * 7 + [512] * 5
+
+
+# Mean PSNR of noisy against clean, as measured when the mirror was made. Wrong partners would be far below.
+@pytest.mark.parametrize(
+    ("dataset", "number", "scenes", "psnr"),
+    [("cc15", 15, 1, 33.41), ("polyu", 100, 23, 35.97), ("sidd", 13, 1, 22.45)],
+)
+def test_real_pairs(dataset, number, scenes, psnr):
+    pairs = real(dataset, pictures.load_pairs)
+    assert (len(pairs), len(pairs.scenes)) == (number, scenes)
+    errors = [np.mean((pair.noisy.pixels.astype(float) - pair.clean.pixels) ** 2) for pair in pairs]
+    assert np.mean(10 * np.log10(255**2 / np.array(errors))) == pytest.approx(psnr, abs=0.006)
+
+
+@pytest.mark.parametrize("dataset", ["cc15", "sidd"])
+def test_a_set_without_named_scenes_cannot_be_split(dataset):
+    pairs = real(dataset, pictures.load_pairs)
+    with pytest.raises(ValueError, match=f"cannot hold out 1 of 1 scenes of {dataset}"):
+        pictures.split_scenes(pairs, 1)
+
+
+def test_rni15():
+    assert len(real("rni15", pictures.load_noisy)) == 15
