@@ -12,8 +12,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 
-from invdenoise import notebooks
-from invdenoise.notebooks import check_parameters, known_parameters, main, run_notebook
+from invdenoise import notebooks, paths
+from invdenoise.notebooks import check_parameters, known_parameters, main, run_notebook, set_aside, write_html
 
 METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
@@ -115,3 +115,28 @@ def test_a_failure_keeps_the_earlier_output_and_names_cell_and_error(notebook, t
     assert sorted(file.name for file in output.parent.iterdir()) == ["tiny.failed.ipynb", "tiny.html", "tiny.ipynb"]
     cells = nbformat.read(failed, as_version=4).cells
     assert any(output.output_type == "error" for cell in cells for output in cell.get("outputs", []))
+
+
+def test_formulas_are_typeset_in_pages_without_a_script(tmp_path):
+    cell = "Costs `$5` and $\\hat x_i * |y|$, then\n\n$$ L = \\frac{1}{N} \\sum_j e_j^2 $$\n\n| a | b |\n|---|---|\n| $|x|$ | $a_1 * b_1 * c_1$ |"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(cell)])
+    path = tmp_path / "page.ipynb"
+    nbformat.write(notebook, path)
+    page = write_html(path).read_text()
+    body = page[page.index("<body") :]
+    assert "Costs <code>$5</code> and <math" in body
+    assert body.count("<math") == 4 and body.count('display="block"') == 1
+    assert "\\hat" not in body and "\\frac" not in body and "<em>" not in body
+    assert body.count("<td>") == 2  # the bars of |x| are no borders of a table
+
+
+def test_every_formula_of_the_notebooks_can_be_typeset():
+    found = 0
+    for path in paths.NOTEBOOKS.rglob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                formulas: list[str] = []
+                set_aside(cell.source, formulas)
+                found += len(formulas)
+                assert not [formula for formula in formulas if "\\" in formula], path  # a command that is not known
+    assert found > 20

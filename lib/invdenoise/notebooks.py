@@ -17,6 +17,7 @@ from typing import Any
 # takes seconds, and every job of the graph starts here.
 sys.modules.setdefault("rfc3987_syntax", None)
 
+import latex2mathml.converter
 import nbformat
 import papermill
 import yaml
@@ -79,12 +80,42 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> Pa
     return output
 
 
+_MARK = "formula-{}-set-aside"
+# Code, which may hold dollars; a formula of its own; a formula in a line.
+_FORMULA = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$(?!\s)([^$\n]+?)(?<!\s)\$", re.DOTALL)
+
+
+def set_aside(markdown: str, formulas: list[str]) -> str:
+    """Markdown with a mark in the place of each formula, `$...$` or `$$...$$`, which is added to `formulas` as MathML.
+
+    A browser shows MathML without a script. The marks keep it from what reads Markdown.
+    """
+
+    def mark(found: re.Match) -> str:
+        if found[1] is not None:
+            return found[1]
+        tex, display = (found[2], "block") if found[2] is not None else (found[3], "inline")
+        formulas.append(latex2mathml.converter.convert(" ".join(tex.split()), display=display))
+        return _MARK.format(len(formulas) - 1)
+
+    return _FORMULA.sub(mark, markdown)
+
+
 def write_html(notebook: Path) -> Path:
     """Render an executed notebook beside it as one self-contained page."""
     node = nbformat.read(notebook, as_version=4)
+    formulas: list[str] = []
+    for cell in node.cells:
+        if cell.cell_type == "markdown":
+            cell.source = set_aside(cell.source, formulas)
+        for output in cell.get("outputs", []):
+            if text := output.get("data", {}).get("text/markdown"):
+                output["data"]["text/markdown"] = set_aside(text, formulas)
     exporter = HTMLExporter(template_name="lab", embed_images=True)
     html, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})
     html = re.sub(r"<script src=[^>]*>\s*</script>", "", html)  # the page must read without a network
+    for number, formula in enumerate(formulas):
+        html = html.replace(_MARK.format(number), formula)
     page = notebook.with_suffix(".html")
     with atomic(page) as temporary:
         temporary.write_text(html)
