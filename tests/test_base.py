@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from invdenoise import checks
 from invdenoise.models import classical
 from invdenoise.models.base import Denoiser, DenoisingNetwork
 from invdenoise.models.dncnn import BFCNN, DnCNN
@@ -117,8 +118,9 @@ def test_three_channels_are_three_images_or_refused(denoiser):
         (lambda x: x[:0], ValueError, r"the image has shape \(0, 1, 8, 8\)"),
         (lambda x: x.masked_fill(x > x.median(), math.nan), ValueError, "of 64 pixels are NaN or infinite"),
         (lambda x: x.index_fill(2, torch.tensor([3]), math.inf), ValueError, "8 of 64 pixels are NaN or infinite"),
+        (lambda x: 255 * x, ValueError, r"the image has values from .*; expected a picture in \[0, 1\].* x / 255"),
     ],
-    ids=["uint8", "int64", "numpy", "3-D", "2-D", "no width", "no image", "NaN", "infinite"],
+    ids=["uint8", "int64", "numpy", "3-D", "2-D", "no width", "no image", "NaN", "infinite", "0 to 255"],
 )
 def test_what_is_no_image_is_refused(spoil, error, message, denoiser):
     with pytest.raises(error, match=message) as found:
@@ -168,6 +170,13 @@ def test_an_unknown_option_is_refused(denoiser):
         denoiser.denoise(noisy(8, 8), 25, strength_of_nothing=1)
 
 
+def test_a_noise_level_meant_as_a_fraction_is_warned_of(monkeypatch):
+    monkeypatch.setattr(checks, "_warned_of_fraction", False)
+    with pytest.warns(UserWarning, match="wavelet-visu: sigma is 0.1 of 255 grey levels") as caught:
+        classical.load("wavelet-visu", cycle_spins=0).denoise(noisy(8, 8), 0.1)
+    assert caught[0].filename == __file__
+
+
 # -- the base ---------------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +190,7 @@ def test_a_method_that_needs_multiples_gets_them_and_its_output_is_cropped_and_c
 
     given = noisy(9, 5, channels=2)
     assert torch.equal(Brighter().denoise(given, 12), (given + 0.5).clamp(0, 1))
+    assert torch.equal(Brighter().denoise(given, 12, clamp=False), given + 0.5)
     with pytest.raises(ValueError, match="brighter: the image has 1 channels; this method takes 2 channels"):
         Brighter().denoise(given[:, :1], 12)
     assert Brighter().num_parameters() == 0 and Brighter().card["budget"] == "none"

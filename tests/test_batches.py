@@ -296,6 +296,23 @@ def test_sources_of_embedded_sets():
     assert source.batch(1)["noisy"].shape == (2, 3, 24, 24)
 
 
+def test_pairs_of_several_sets_with_scenes_kept_for_testing_and_validation():
+    first, second = load_pairs("embedded-pairs-train"), load_pairs("embedded-pairs")
+    kept, held = f"embedded-pairs/{second.scenes[0]}", f"embedded-pairs-train/{first.scenes[0]}"
+    options = dict(set="embedded-pairs-train", also=["embedded-pairs"], patch_size=180, batch_size=2, sampling="random")
+    source = Pairs.load(**options, test_scenes=[kept], validation=1, validation_scenes=[held])
+    assert source.name == "embedded-pairs-train+embedded-pairs"
+    assert source.held_out.scenes == (held,)
+    everything = Pairs.load(**options)
+    num_held = sum(pair.scene == first.scenes[0] for pair in first)  # one place each: 180 pixels a side
+    num_kept = 13**2 * sum(pair.scene == second.scenes[0] for pair in second)  # 192 pixels a side
+    assert len(everything) - len(source) == num_held + num_kept
+    with pytest.raises(ValueError, match="has no scene 'moon'"):
+        Pairs.load(**options, validation=1, validation_scenes=["moon"])
+    with pytest.raises(ValueError, match="validation is 2, and validation_scenes names 1"):
+        Pairs.load(**options, validation=2, validation_scenes=[held])
+
+
 def test_nothing_stands_in_for_a_training_set(tmp_path, monkeypatch):
     fixture = tiny_datasets(tmp_path, monkeypatch)
     next(fixture)
@@ -307,8 +324,8 @@ def test_nothing_stands_in_for_a_training_set(tmp_path, monkeypatch):
 
 
 def test_a_set_of_the_other_kind_is_refused():
-    with pytest.raises(ValueError, match=r"sidd holds pairs .* use load_pairs\('sidd'\)"):
-        WhiteNoise.load("sidd", 25, patch_size=4, batch_size=1)
+    with pytest.raises(ValueError, match=r"sidd-samples holds pairs .* use load_pairs\('sidd-samples'\)"):
+        WhiteNoise.load("sidd-samples", 25, patch_size=4, batch_size=1)
     with pytest.raises(ValueError, match=r"embedded-train holds clean pictures"):
         Pairs.load("embedded-train", patch_size=4, batch_size=1)
 

@@ -3,18 +3,59 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from invdenoise.checks import SIGMA_MAX, check_image, check_sigma
+from invdenoise import checks
+from invdenoise.checks import RANGE_MAX, SIGMA_MAX, check_image, check_range, check_sigma, warn_of_fraction
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("shape", "channels"), [((1, 1, 1, 1), 1), ((2, 3, 5, 4), 3), ((1, 7, 2, 2), None)])
 def test_images_of_any_float_type_size_and_range_pass(shape, channels, dtype):
     check_image(torch.full(shape, -3.5, dtype=dtype), channels, "who")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_pixels_in_0_to_255_are_refused_and_the_strongest_noise_is_not(dtype):
+    noise = torch.randn(1, 1, 1000, 1000, generator=torch.Generator().manual_seed(0))
+    check_image((1 + noise * SIGMA_MAX / 255).to(dtype), 1, "who")
+    check_image(torch.tensor([[[[-RANGE_MAX, RANGE_MAX]]]], dtype=dtype), 1, "who")
+    for image, ends in (
+        (torch.linspace(20, 235, 64), "values from 20 to 235"),
+        (torch.tensor([0.0, 0.0, 65504.0]), "values from 0 to 6[.]55.*e[+]04"),
+        (torch.tensor([-128.0, 0.0]), "values from -128 to 0"),
+    ):
+        with pytest.raises(ValueError, match=rf"who: the image has {ends}; expected a picture in \[0, 1\].* x / 255"):
+            check_image(image.to(dtype)[None, None, None], 1, "who")
+        with pytest.raises(ValueError, match="who: the image has values from"):
+            check_range(image.to(dtype), "who")
+
+
+@pytest.fixture
+def unwarned(monkeypatch):
+    monkeypatch.setattr(checks, "_warned_of_fraction", False)
+
+
+def test_a_noise_level_below_1_is_warned_of_once(unwarned):
+    def public(sigma):
+        warn_of_fraction(sigma, "who")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for sigma in (None, 0, 1, 25):
+            public(sigma)
+    with pytest.warns(
+        UserWarning, match="who: sigma is 0.1 of 255 grey levels.* give 25.5, 255 times as much"
+    ) as caught:
+        public(0.1)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        public(0.2)
 
 
 @pytest.mark.parametrize(

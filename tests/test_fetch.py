@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import os
 import re
 import socket
 import threading
@@ -12,7 +14,7 @@ import warnings
 import numpy as np
 import pytest
 import requests
-from tiny import HTML, Server, Tiny, tiny_datasets
+from tiny import HTML, Server, Tiny, free_port, tiny_datasets
 
 from invdenoise import paths
 from invdenoise.data import fetch, pictures
@@ -45,7 +47,7 @@ def cached_files(tiny: Tiny) -> list[str]:
 
 def test_registry_is_complete_and_pinned():
     assert len(fetch.dataset_ids()) == len(list(paths.REGISTRY.glob("*.csv")))
-    everything: set[str] = set()
+    everything: dict[str, object] = {}
     for dataset in fetch.dataset_ids():
         described = fetch.describe(dataset)
         files = fetch.registered_files(described)
@@ -55,9 +57,11 @@ def test_registry_is_complete_and_pinned():
         for repo, address in described.addresses.items():
             assert re.fullmatch(rf"https://[^/]+/{re.escape(repo)}/[0-9a-f]{{40}}/\{{path\}}", address), address
         assert described.terms and described.terms_short and described.upstream and described.cite, dataset
-        names = {file.file for file in files}
-        assert len(names) == len(files) and not names & everything, dataset
-        everything |= names
+        registered = {file.file: file for file in files}
+        assert len(registered) == len(files), dataset
+        # A set may be a part of another one; its files are then the same.
+        assert all(everything.get(name, file) == file for name, file in registered.items()), dataset
+        everything |= registered
 
 
 def test_public_addresses_are_percent_encoded_and_skip_converted_files(monkeypatch):
@@ -92,6 +96,22 @@ def test_unknown_dataset_names_the_nearest(use):
             "scene is 'desk'; expected a regular expression with one group",
         ),
         ({"holds": "pairs", "pairs": {"noisy": "_n", "clean": "_c", "scene": "("}}, "missing"),
+        (
+            {"holds": "pairs", "pairs": {"noisy": "_n", "clean": "_n"}},
+            "noisy is '_n' and clean '_n'; expected two different",
+        ),
+        (
+            {"holds": "pairs", "pairs": {"noisy": "_n", "clean": ""}},
+            "noisy is '_n' and clean ''; expected two different",
+        ),
+        (
+            {"holds": "pairs", "pairs": {"noisy": "_n", "clean": "_c", "scene": "(d)", "scenes": {"d": ["1"]}}},
+            "scene and scenes are both given",
+        ),
+        (
+            {"holds": "pairs", "pairs": {"noisy": "_n", "clean": "_c", "scenes": {"d": ["1"], "e": ["2", "1"]}}},
+            "scenes lists 1 twice",
+        ),
         ({"holds": "pairs", "pairs": {"noisy": "_n"}}, ".*missing 1 .* argument: 'clean'"),
         ({"licence": "free"}, ".*unexpected keyword argument 'licence'"),
     ],
@@ -222,8 +242,17 @@ def test_look_up_of_a_name_that_hangs_is_cut_short(tiny, monkeypatch):
 
 def test_missing_mirror_folder_is_named(tiny, monkeypatch):
     monkeypatch.setenv("DATA_MIRROR", str(tiny.folder / "nowhere"))
-    with pytest.raises(DataUnavailable, match=re.escape(f"the mirror has no readable {tiny.folder / 'nowhere'}")):
+    with pytest.raises(DataUnavailable, match=re.escape(f"the mirror has no {tiny.folder / 'nowhere'}")):
         fetch.fetch("tiny")
+
+
+def test_tilde_is_the_home_folder(tiny, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny.folder))
+    monkeypatch.setenv("DATA_MIRROR", " ~/mirror ")  # quoted in a script, so no shell expands it
+    assert len(fetch.fetch("tiny")) == 3
+    monkeypatch.setenv("DATA_MIRROR", "~nobody-of-this-name/mirror")
+    with pytest.raises(DataUnavailable, match="the mirror has no .*~nobody-of-this-name/mirror"):
+        fetch.fetch("lessons")
 
 
 def test_file_gone_from_the_address_does_not_stop_the_others(tiny, server):
@@ -283,7 +312,8 @@ def test_corrupt_cache_is_an_error_that_names_the_mending_command(tiny, monkeypa
         warnings.simplefilter("error")  # no stand-in either
         pictures.load_pictures("tiny")
     found, expected = (hashlib.sha256(content).hexdigest()[:12] for content in (spoil(good), good))
-    for part in (str(path), found, expected, f"`rm {path} && make data`"):
+    size = f"{len(spoil(good))} bytes" if len(spoil(good)) != len(good) else found
+    for part in (str(path), size, expected, f"`rm {path} && make data`"):
         assert part in str(caught.value)
     path.unlink()
     assert len(pictures.load_pictures("tiny")) == 3
@@ -319,6 +349,261 @@ def test_corrupt_outranks_missing(tiny):
     (tiny.cache / "tiny" / "c.png").write_bytes(HTML)
     with pytest.raises(CorruptFile, match="c.png"):
         pictures.load_pictures("tiny")
+
+
+@pytest.mark.parametrize("where", ["cache", "mirror"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "endless"])
+def test_what_is_no_file_of_the_registered_size_is_not_read(tiny, monkeypatch, where, kind):
+    """Reading a pipe or a device never ends; copying a file of a terabyte fills the disk."""
+    if where == "mirror":
+        folder = tiny.folder / "other"
+        monkeypatch.setenv("DATA_MIRROR", str(folder))
+    else:
+        folder = tiny.cache
+    path = folder / "tiny" / "b.png"
+    path.parent.mkdir(parents=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with open(path, "wb") as file:
+            file.truncate(2**40)  # takes no room on the disk
+    found = {"folder": "a folder", "endless": f"{2**40} bytes"}.get(kind, "a pipe or device")
+    remedy = (
+        "replace it in the mirror" if where == "mirror" else "mend it with `rm -r " if kind == "folder" else "mend it"
+    )
+    start = time.monotonic()
+    with pytest.raises(CorruptFile, match=rf"tiny/b\.png is not the registered tiny/b\.png: {found}, .*{remedy}"):
+        fetch.fetch("tiny", "tiny/b.png")
+    assert time.monotonic() - start < 2
+    assert where == "cache" or cached_files(tiny) == []
+
+
+# --- Hosts that answer too much or too slowly
+
+
+class Host:
+    """A host that answers every GET with what `answer(socket)` sends, and counts the bytes that were taken."""
+
+    def __init__(self, answer):
+        self.sent, self.asked = 0, 0
+        self._answer, self._server = answer, socket.create_server(("127.0.0.1", 0), backlog=16)
+        self.address = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._closed.is_set():
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            with connection:
+                request = connection.recv(4096)
+                try:
+                    if request.startswith(b"HEAD"):
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+                    else:
+                        self.asked += 1
+                        self._answer(self, connection)
+                except OSError:  # the other side has had enough
+                    pass
+
+    def send(self, connection: socket.socket, content: bytes) -> None:
+        connection.sendall(content)
+        self.sent += len(content)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the host goes on."""
+        return not self._closed.wait(seconds)
+
+    def close(self) -> None:
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self._thread.join(10)
+
+
+def endless(host: Host, connection: socket.socket) -> None:
+    host.send(connection, b"HTTP/1.1 200 OK\r\n\r\n")
+    while host.wait(0):
+        host.send(connection, bytes(65536))
+
+
+def compressed(host: Host, connection: socket.socket) -> None:
+    """100 MB of zeros in 100 kB."""
+    content = gzip.compress(bytes(10**8))
+    host.send(connection, b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n" + content)
+
+
+def dripping(host: Host, connection: socket.socket) -> None:
+    host.send(connection, b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    while host.wait(0.02):
+        host.send(connection, b"x")
+
+
+def dripping_header(host: Host, connection: socket.socket) -> None:
+    host.send(connection, b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    while host.wait(0.02):
+        host.send(connection, b"x")
+
+
+@pytest.fixture
+def host_of(tiny):
+    """A function: the public address is a host that answers like this."""
+    hosts = []
+
+    def start(answer) -> Host:
+        hosts.append(Host(answer))
+        tiny.address = hosts[-1].address
+        tiny.write_sources()
+        return hosts[-1]
+
+    yield start
+    for host in hosts:
+        host.close()
+
+
+@pytest.mark.parametrize("answer", [endless, compressed])
+def test_an_answer_stops_at_the_registered_size(tiny, host_of, answer):
+    host = host_of(answer)
+    size = (tiny.mirror / "tiny" / "b.png").stat().st_size
+    with pytest.raises(
+        CorruptFile, match=rf"tiny/b\.png is not the registered .*: more than {size} bytes, .*login page"
+    ):
+        fetch.fetch("tiny", "tiny/b.png")
+    assert host.sent < 2**25  # buffers of the system, and not what a disk holds
+    assert cached_files(tiny) == []
+
+
+@pytest.mark.parametrize("answer", [dripping, dripping_header])
+def test_an_answer_that_drips_is_given_up_and_its_host_left_alone(tiny, host_of, monkeypatch, answer):
+    monkeypatch.setattr(fetch, "PATIENCE_SECONDS", 0.4)
+    host, threads = host_of(answer), threading.active_count()
+    start = time.monotonic()
+    with pytest.raises(DataUnavailable, match=r"3 of 3 files .* 0 of [0-9]+ bytes in [0-9] s, too slow"):
+        fetch.fetch("tiny")
+    assert time.monotonic() - start < 3
+    assert host.asked == 1  # for three files
+    assert cached_files(tiny) == []
+    host.close()
+    while threading.active_count() > threads - 1 and time.monotonic() - start < 10:
+        time.sleep(0.01)
+    assert threading.active_count() <= threads - 1  # none waits for ever
+
+
+def test_a_slow_answer_that_comes_on_is_waited_for(tiny, host_of, monkeypatch):
+    content = (tiny.mirror / "tiny" / "b.png").read_bytes()
+
+    def slow(host, connection):
+        host.send(connection, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content))
+        for start in range(0, len(content), 10):
+            host.send(connection, content[start : start + 10])
+            host.wait(0.03)
+
+    monkeypatch.setattr(fetch, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(fetch, "SLOWEST", 10)
+    monkeypatch.setattr(fetch, "CHUNK", 1)
+    host_of(slow)
+    assert fetch.fetch("tiny", "tiny/b.png").read_bytes() == content
+
+
+# --- Why the network fails, without passwords
+
+
+def test_missing_certificates_are_named(tiny, monkeypatch, capfd):
+    tiny.address = f"https://127.0.0.1:{free_port()}"
+    tiny.write_sources()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tiny.folder / "none.pem"))
+    with pytest.raises(DataUnavailable, match=r"certificate.*none\.pem.*REQUESTS_CA_BUNDLE"):
+        fetch.fetch("tiny")
+    assert capfd.readouterr().err == ""  # no traceback of a thread
+
+
+@pytest.mark.parametrize(
+    ("proxy", "message"),
+    [
+        ("http://user:s3cret@127.0.0.1:{port}", r"no connection through the proxy http://\*\*\*@127\.0\.0\.1:{port}"),
+        ("user:s3cret@127.0.0.1:{port}", r"check proxy URL.* through the proxy \*\*\*@127\.0\.0\.1:{port}"),
+        ("socks5://user:s3cret@127.0.0.1:{port}", r"SOCKS.* through the proxy socks5://\*\*\*@127\.0\.0\.1:{port}"),
+    ],
+)
+def test_the_proxy_is_named(tiny, monkeypatch, capfd, proxy, message):
+    port = free_port()
+    tiny.address = f"http://localhost:{free_port()}"
+    tiny.write_sources()
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy.format(port=port))
+    monkeypatch.setattr(requests.utils, "should_bypass_proxies", lambda *_, **__: False)  # localhost is no exception
+    with pytest.raises(DataUnavailable, match=message.format(port=port)) as caught:
+        fetch.fetch("tiny")
+    assert "s3cret" not in str(caught.value) and capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "mirror", ["http://reader:s3cret@{host}/data", "http://reader:s3@cret@{host}", "HTTP://s3cret@{host}"]
+)
+def test_no_message_shows_the_password_of_the_mirror(tiny, server, monkeypatch, capsys, mirror):
+    """Messages end up in saved notebooks and on pages of reports."""
+    host = server.address.removeprefix("http://")
+    monkeypatch.setenv("DATA_MIRROR", mirror.format(host=host))
+    server.status = 404
+    said = []
+    with pytest.warns(UserWarning, match=re.escape(f"***@{host}")) as caught:
+        pictures.load_pictures("tiny")
+    said += [str(one.message) for one in caught]
+    fetch.main(["tiny"])
+    said += [*capsys.readouterr()]
+
+    (tiny.mirror / "tiny" / "b.png").write_bytes(HTML)  # the hash differs
+    server.status = 200
+    fetch._hosts.clear()
+    (server_root := tiny.folder / "site" / "data").symlink_to(tiny.mirror)
+    if "/data" in mirror:
+        with pytest.raises(CorruptFile, match=re.escape(f"***@{host}")) as error:
+            fetch.fetch("tiny", "tiny/b.png")
+        said.append(str(error.value))
+    server_root.unlink()
+
+    monkeypatch.setenv("DATA_MIRROR", mirror.format(host=f"127.0.0.1:{free_port()}"))  # out of reach
+    fetch._hosts.clear()
+    with pytest.raises((DataUnavailable, CorruptFile)) as error:
+        fetch.fetch("tiny")
+    said.append(str(error.value))
+    monkeypatch.setenv("DATA_MIRROR", "http://reader:s3/cret@host/data")
+    with pytest.raises(ValueError, match=re.escape("'http://***@host/data'; write / ? # and @ within")) as error:
+        fetch.fetch("tiny")
+    said.append(str(error.value))
+    monkeypatch.setenv("DATA_MIRROR", "ftp://reader:s3cret@host/data")
+    with pytest.raises(ValueError, match=re.escape("'ftp://***@host/data'")) as error:
+        fetch.fetch("tiny")
+    said.append(str(error.value))
+    assert len(said) >= 6
+    for text in said:
+        assert "s3" not in text and "cret" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://host/a%40b/c.png", "https://host/a%40b/c.png"),
+        ("http://me:pass@host:80/x", "http://***@host:80/x"),
+        ("http://me:p@ss@host/x", "http://***@host/x"),
+        ("http://me:pa/ss@host/x", "http://***@host/x"),
+        ("proxy 'me:pass@host:80' (refused)", "proxy '***@host:80' (refused)"),
+        ("see https://host/x?token=abc&b=c, then", "see https://host/x?*** then"),
+        ("is this a login page? or not", "is this a login page? or not"),
+    ],
+)
+def test_masked(text, shown):
+    assert fetch.masked(text) == shown
 
 
 # --- python -m invdenoise.data.fetch

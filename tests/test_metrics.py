@@ -30,6 +30,13 @@ def test_psnr_pools_the_error_over_channels():
     assert psnr(clean, denoised) == pytest.approx(-10 * math.log10((0.01 + 0.09) / 2), abs=1e-5)
 
 
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_pictures_in_0_to_255_are_refused(picture, measure):
+    with pytest.raises(ValueError, match=r"the denoised image has values from .*; expected \[0, 1\]"):
+        measure(picture, 255 * picture)
+    assert math.isnan(psnr(picture, torch.full_like(picture, math.nan)))
+
+
 def test_psnr_of_equal_images_is_infinite_and_silent(picture, recwarn):
     assert psnr(picture, picture) == math.inf
     assert not recwarn.list

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from invdenoise import checks
 from invdenoise.data.noise import awgn, noise_generator
 
 KEY = (0, "set12", "01.png", 25)
@@ -90,6 +91,19 @@ def test_first_values_of_the_noise():
     # Recorded with PyTorch 2.13 on a CPU. Guards against a version that changes its random numbers.
     expected = torch.tensor([0.474874, -0.626580, -0.475495, -1.040106])
     torch.testing.assert_close(draw(*KEY)[:4], expected, rtol=0, atol=1e-4)
+
+
+def test_refuses_pixels_in_0_to_255():
+    """Noise of a tenth of a grey level would be the result, unsaid."""
+    with pytest.raises(ValueError, match=r"awgn: the image has values from 20 to 235; expected a picture in \[0, 1\]"):
+        awgn(torch.linspace(20, 235, 64), 25, noise_generator(*KEY))
+    assert awgn(torch.zeros(0, 3), 25, noise_generator(*KEY)).shape == (0, 3)
+
+
+def test_warns_of_a_fraction(monkeypatch):
+    monkeypatch.setattr(checks, "_warned_of_fraction", False)
+    with pytest.warns(UserWarning, match="awgn: sigma is 0.1 of 255 grey levels"):
+        awgn(torch.zeros(3), 0.1, noise_generator(*KEY))
 
 
 def test_refuses_integers_and_bad_sigma():

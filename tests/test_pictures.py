@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import struct
+import warnings
 import zlib
 from itertools import combinations
 from pathlib import Path
@@ -12,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from tiny import HTML, tiny_datasets
 
+from invdenoise import paths
 from invdenoise.data import fetch, pictures
 from invdenoise.data.fetch import DataUnavailable
 
@@ -68,7 +72,12 @@ def test_noisy_pictures_are_loaded_by_name_only(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("load", "dataset", "message"),
     [
-        ("load_pictures", "sidd", r"sidd holds pairs .*not clean pictures .*SIDD samples.* use load_pairs\('sidd'\)"),
+        (
+            "load_pictures",
+            "sidd-samples",
+            r"sidd-samples holds pairs .*not clean pictures .*SIDD samples.* use load_pairs\('sidd-samples'\)",
+        ),
+        ("load_pictures", "nam25", r"use load_pairs\('nam25'\)"),
         ("load_pictures", "polyu", r"use load_pairs\('polyu'\)"),
         ("load_pictures", "cc15", r"use load_pairs\('cc15'\)"),
         ("load_pictures", "rni15", r"rni15 holds noisy pictures without clean ones, .* use load_noisy\('rni15'\)"),
@@ -77,7 +86,7 @@ def test_noisy_pictures_are_loaded_by_name_only(tiny, monkeypatch):
         ("load_pairs", "bsd68", r"bsd68 holds clean pictures, not pairs .* use load_pictures\('bsd68'\)"),
         ("load_pairs", "rni15", r"use load_noisy\('rni15'\)"),
         ("load_pairs", "kernels", r"use fetch\('kernels'\)"),
-        ("load_noisy", "sidd", r"use load_pairs\('sidd'\)"),
+        ("load_noisy", "sidd-mini-val", r"use load_pairs\('sidd-mini-val'\)"),
         ("load_noisy", "embedded", r"use load_pictures\('embedded'\)"),
         ("load_pairs", "embedded-pears", "did you mean embedded-pairs"),
     ],
@@ -93,7 +102,15 @@ def test_num_pictures_counts_a_pair_once_and_a_licence_not_at_all(tiny):
 
 
 def test_num_pictures_of_the_registered_and_embedded_sets():
-    expected = {"bsd68": 68, "polyu": 100, "cc15": 15, "sidd": 13, "rni15": 15, "weights": 0, "cifar10_subset": 0}
+    expected = {
+        "bsd68": 68,
+        "polyu": 100,
+        "cc15": 15,
+        "sidd-samples": 13,
+        "rni15": 15,
+        "weights": 0,
+        "cifar10_subset": 0,
+    }
     assert {name: pictures.num_pictures(name) for name in expected} == expected
     for name in fetch.dataset_ids():
         described = fetch.describe(name)
@@ -129,8 +146,95 @@ def test_registered_file_that_is_no_picture_is_named(tiny, monkeypatch):
     monkeypatch.setenv("DATA_MIRROR", str(tiny.mirror))
     (tiny.mirror / "tiny" / "b.png").write_bytes(HTML)
     tiny.write_sources()
-    with pytest.raises(ValueError, match=r"tiny/b\.png cannot be decoded"):
+    with pytest.raises(ValueError, match=r"tiny/b\.png is no picture that can be decoded"):
         pictures.load_pictures("tiny")
+
+
+# --- New sets: an entry and a list of files
+
+
+def register(folder: Path, monkeypatch, **sets: dict) -> None:
+    """Make the library know these sets only: fields of each entry, and under "list" the files of the mirror it has."""
+    sources = {}
+    (folder / "registry").mkdir()
+    for name, fields in sets.items():
+        files = fields.pop("list")
+        lines = ["file,bytes,sha256,source_repo,source_path,conversion"]
+        for file in files:
+            content = (folder / "mirror" / file).read_bytes()
+            lines.append(f"{file},{len(content)},{hashlib.sha256(content).hexdigest()},me/it,{file},")
+        (folder / "registry" / f"{name}.csv").write_text("\n".join(lines) + "\n")
+        sources[name] = {"title": name, "about": "", "files": f"registry/{name}.csv", "num_files": len(files), "channels": 3,
+                         "addresses": {"me/it": "http://127.0.0.1:9/{path}"}, "terms": "", "terms_short": "", "upstream": [],
+                         "cite": [], **fields}  # fmt: skip
+    (folder / "sources.yaml").write_text(yaml.safe_dump(sources, sort_keys=False))
+    monkeypatch.setattr(paths, "SOURCES", folder / "sources.yaml")
+    monkeypatch.setenv("INVDENOISE_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("DATA_MIRROR", str(folder / "mirror"))
+
+
+def fill(folder: Path, *names: str) -> list[str]:
+    """Small colour pictures in the mirror, each of its own grey level."""
+    for level, name in enumerate(names):
+        path = folder / "mirror" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((3, 4, 3), level, np.uint8)).save(path)
+    return list(names)
+
+
+def levels(pairs: pictures.PairSet) -> list[tuple[str, int, int]]:
+    return [(pair.name, int(pair.noisy.pixels[0, 0, 0]), int(pair.clean.pixels[0, 0, 0])) for pair in pairs]
+
+
+def test_two_sets_of_one_folder_whose_names_repeat(tmp_path, monkeypatch):
+    train = fill(tmp_path, *(f"mini/train/0_{k}_{end}.png" for k in (0, 1) for end in ("NOISY", "GT")))
+    val = fill(tmp_path, *(f"mini/val/0_{k}_{end}.png" for k in (1, 0) for end in ("GT", "NOISY")))
+    ends = {"holds": "pairs", "pairs": {"noisy": "_NOISY", "clean": "_GT"}}
+    register(
+        tmp_path,
+        monkeypatch,
+        train={"list": train, **ends},
+        val={"list": val, **ends},
+        both={"list": train + val, **ends},
+    )
+    assert levels(pictures.load_pairs("train")) == [("0_0", 0, 1), ("0_1", 2, 3)]
+    assert levels(pictures.load_pairs("val")) == [("0_1", 1, 0), ("0_0", 3, 2)]
+    names = [name for name, *_ in levels(pictures.load_pairs("both"))]
+    assert names == ["train-0_0", "train-0_1", "val-0_1", "val-0_0"]  # each name stands for one picture
+    assert [name for name, *_ in levels(pictures.load_pairs("both", limit=1))] == ["train-0_0"]
+
+
+def test_pairs_in_two_folders(tmp_path, monkeypatch):
+    files = fill(tmp_path, "set/GT/a.png", "set/GT/b.PNG", "set/Noisy/a.png", "set/Noisy/b.PNG")
+    pairs = {"noisy": "Noisy/", "clean": "GT/", "scenes": {"one": ["a"], "two": ["b"]}}
+    register(tmp_path, monkeypatch, folders={"list": files, "holds": "pairs", "pairs": pairs})
+    found = pictures.load_pairs("folders")
+    assert levels(found) == [("a", 2, 0), ("b", 3, 1)] and found.scenes == ("one", "two")
+    assert len({picture.name for pair in found for picture in (pair.noisy, pair.clean)}) == 4
+
+
+def test_pictures_whose_names_repeat_are_told_apart(tmp_path, monkeypatch):
+    files = fill(tmp_path, "set/x/a.png", "set/y/a.png", "set/b.tif")
+    register(tmp_path, monkeypatch, repeated={"list": files}, same={"list": fill(tmp_path, "set/c.png", "set/c.bmp")})
+    assert [picture.name for picture in pictures.load_pictures("repeated")] == ["x-a", "y-a", "b"]
+    assert [picture.name for picture in pictures.load_pictures("repeated", limit=1)] == ["x-a"]
+    with pytest.raises(ValueError, match="same: two pictures are named c; rename one in the registry"):
+        pictures.load_pictures("same")
+
+
+@pytest.mark.parametrize(
+    ("scenes", "message"),
+    [
+        ({"one": ["a"]}, "sets: b has no scene; list it under `scenes`"),
+        ({"one": ["a", "b", "c"]}, "sets: scenes lists c, which is no pair of the set"),
+    ],
+)
+def test_scenes_list_every_pair(tmp_path, monkeypatch, scenes, message):
+    files = fill(tmp_path, "set/a_n.png", "set/a_c.png", "set/b_n.png", "set/b_c.png")
+    pairs = {"noisy": "_n", "clean": "_c", "scenes": scenes}
+    register(tmp_path, monkeypatch, sets={"list": files, "holds": "pairs", "pairs": pairs})
+    with pytest.raises(ValueError, match=message):
+        pictures.load_pairs("sets")
 
 
 # --- Held-out scenes
@@ -161,6 +265,23 @@ def test_the_seed_draws_the_scenes():
     pairs = make_pairs(*"abcdefgh")
     drawn = {pictures.split_scenes(pairs, 2, seed)[1].scenes for seed in range(10)}
     assert len(drawn) > 4
+
+
+def test_sets_are_joined_and_scenes_kept_or_left_out():
+    first, second = pictures.load_pairs("embedded-pairs"), pictures.load_pairs("embedded-pairs-train")
+    assert pictures.join([first]) is first
+    both = pictures.join([first, second])
+    assert both.name == "embedded-pairs+embedded-pairs-train" and len(both) == len(first) + len(second)
+    assert both.sha256 not in (first.sha256, second.sha256)
+    assert both.pairs[0].scene == f"embedded-pairs/{first.pairs[0].scene}"
+    scene = both.scenes[1]
+    kept, rest = pictures.keep_scenes(both, [scene]), pictures.leave_out_scenes(both, [scene])
+    assert kept.scenes == (scene,) and scene not in rest.scenes
+    assert [pair.name for pair in both if pair.scene == scene] == [pair.name for pair in kept]
+    assert len(kept) + len(rest) == len(both) and kept.sha256 != rest.sha256
+    for wrong in (pictures.keep_scenes, pictures.leave_out_scenes):
+        with pytest.raises(ValueError, match="has no scene 'moon'; it has embedded-pairs/"):
+            wrong(both, ["moon"])
 
 
 def test_split_scenes_refuses_what_leaves_nothing():
@@ -336,7 +457,8 @@ def test_read_picture_lays_transparent_parts_on_white(tmp_path):
     pixels[0, :, :3] = 200, 0, 100
     pixels[0, :, 3] = 255, 0, 51  # opaque, transparent, one fifth
     Image.fromarray(pixels).save(tmp_path / "rgba.png")
-    red = pictures.read_picture(tmp_path / "rgba.png").pixels
+    with pytest.warns(UserWarning, match=r"rgba\.png: transparent parts are laid on white"):
+        red = pictures.read_picture(tmp_path / "rgba.png").pixels
     assert red.tolist() == [[[200, 0, 100], [255, 255, 255], [244, 204, 224]]]
     Image.fromarray(pixels[..., 2:]).save(tmp_path / "la.png")
     assert pictures.read_picture(tmp_path / "la.png").pixels.tolist() == [[100, 255, 224]]
@@ -354,22 +476,48 @@ def test_read_picture_errors_name_the_file_and_the_remedy(tmp_path):
         pictures.read_picture(tmp_path / "none.png")
     with pytest.raises(ValueError, match="is a folder"):
         pictures.read_picture(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match=r"pipe\.png is no regular file"):
+        pictures.read_picture(tmp_path / "pipe.png")
     (tmp_path / "empty.png").touch()
     with pytest.raises(ValueError, match=r"empty\.png is empty \(0 bytes\)"):
         pictures.read_picture(tmp_path / "empty.png")
     (tmp_path / "page.png").write_bytes(HTML)
-    with pytest.raises(ValueError, match=r"page\.png is no picture that Pillow can read"):
+    with pytest.raises(ValueError, match=r"page\.png is no picture that can be decoded"):
         pictures.read_picture(tmp_path / "page.png")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
     for suffix in ("png", "jpg", "tif"):
         path = tmp_path / f"cut.{suffix}"
         Image.fromarray(noise).save(path)
         path.write_bytes(path.read_bytes()[:-1500])
-        with pytest.raises(ValueError, match=rf"cut\.{suffix} (breaks off or is damaged|is no picture)"):
+        with pytest.raises(ValueError, match=rf"cut\.{suffix} (cannot be decoded, it breaks off|is no picture)"):
             pictures.read_picture(path)
     Image.fromarray(noise.astype(np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(ValueError, match="32-bit pixels.*save it with 8 or 16 bits"):
         pictures.read_picture(tmp_path / "float.tif")
+
+
+def test_what_was_assumed_or_left_out_is_a_warning_that_names_the_file(tmp_path):
+    pages = [Image.fromarray(np.full((8, 8), 40 * number, np.uint8)) for number in range(1, 4)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    with pytest.warns(UserWarning, match=r"stack\.tif: only the first of 3 pages is read") as caught:
+        pictures.read_picture(tmp_path / "stack.tif")
+    assert len(caught) == 1 and caught[0].filename == __file__
+    Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(tmp_path / "camera.png")
+    with pytest.warns(UserWarning, match=r"camera\.png: its brightest value is 4000 of 65535, so 12 bits"):
+        assert pictures.read_picture(tmp_path / "camera.png").pixels.max() == 4000 >> 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pictures.read_picture(tmp_path / "camera.png", bits=16).pixels.max() == 4000 >> 8
+
+
+def test_tilde_is_the_home_folder_or_part_of_a_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert pictures.write_picture("~/a.png", torch.zeros(2, 2)) == tmp_path / "a.png"
+    assert pictures.read_picture("~/a.png").name == "a"
+    (tmp_path / "a.png").rename(tmp_path / "~draft.png")
+    assert pictures.read_picture("~draft.png").name == "~draft"
 
 
 def test_write_picture_rounds_and_comes_back(tmp_path):
@@ -424,7 +572,13 @@ def test_set12():
 # Mean PSNR of noisy against clean, as measured when the mirror was made. Wrong partners would be far below.
 @pytest.mark.parametrize(
     ("dataset", "number", "scenes", "psnr"),
-    [("cc15", 15, 1, 33.41), ("polyu", 100, 23, 35.97), ("sidd", 13, 1, 22.45)],
+    [
+        ("cc15", 15, 8, 33.41),
+        ("polyu", 100, 23, 35.97),
+        ("sidd-samples", 13, 6, 22.45),
+        ("nam25", 25, 1, 37.06),
+        ("sidd-mini-val", 10, 1, 23.20),
+    ],
 )
 def test_real_pairs(dataset, number, scenes, psnr):
     pairs = real(dataset, pictures.load_pairs)
@@ -433,11 +587,19 @@ def test_real_pairs(dataset, number, scenes, psnr):
     assert np.mean(10 * np.log10(255**2 / np.array(errors))) == pytest.approx(psnr, abs=0.006)
 
 
-@pytest.mark.parametrize("dataset", ["cc15", "sidd"])
-def test_a_set_without_named_scenes_cannot_be_split(dataset):
-    pairs = real(dataset, pictures.load_pairs)
-    with pytest.raises(ValueError, match=f"cannot hold out 1 of 1 scenes of {dataset}"):
+def test_a_set_of_one_scene_cannot_be_split():
+    pairs = real("sidd-mini-train", pictures.load_pairs)
+    assert [pair.name for pair in pairs] == [f"0_{number}" for number in range(10)]
+    with pytest.raises(ValueError, match="cannot hold out 1 of 1 scenes of sidd-mini-train"):
         pictures.split_scenes(pairs, 1)
+
+
+def test_objects_that_recur_are_one_scene():
+    pairs = real("cc15", pictures.load_pairs)
+    train, held = pictures.split_scenes(pairs, 3)
+    assert len(train) + len(held) == 15 and len(held.scenes) == 3
+    scene = {pair.name: pair.scene for pair in pairs}
+    assert scene["5dmark3_iso3200_3"] == scene["d600_iso3200_1"]  # the same print before two cameras
 
 
 def test_rni15():

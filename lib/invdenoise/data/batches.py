@@ -16,7 +16,18 @@ import torch
 from torch import Tensor
 
 from invdenoise.checks import check_sigma
-from invdenoise.data.pictures import PairSet, Picture, PictureSet, load_pairs, load_pictures, split_last, split_scenes
+from invdenoise.data.benchmarks import load_real_pairs
+from invdenoise.data.pictures import (
+    PairSet,
+    Picture,
+    PictureSet,
+    join,
+    keep_scenes,
+    leave_out_scenes,
+    load_pictures,
+    split_last,
+    split_scenes,
+)
 
 GRID_STRIDE = 10  # 225 patches of 40x40 from a picture of 180x180: the 9e4 patches of LINN, Section III-A
 
@@ -180,17 +191,42 @@ class Pairs(PatchSource):
     Args:
         pairs: all gray or all colour.
         validation: the pairs of the last scenes, this many, are held out.
+        validation_scenes: the scenes to hold out, by name; `validation` is then their number, or 0 for none of them.
         cutting: `patch_size` and the other options of `PatchSource`.
+
+    Raises:
+        ValueError: a scene that no pair has.
     """
 
-    def __init__(self, pairs: PairSet, *, validation: int = 0, **cutting):
-        train, held_out = split_scenes(pairs, validation)
+    def __init__(
+        self,
+        pairs: PairSet,
+        *,
+        validation: int = 0,
+        validation_scenes: Sequence[str] = (),
+        **cutting,
+    ):
+        if validation_scenes and validation not in (0, len(validation_scenes)):
+            raise ValueError(
+                f"validation is {validation}, and validation_scenes names {len(validation_scenes)}; "
+                f"expected validation: {len(validation_scenes)}, or 0"
+            )
+        if validation_scenes:
+            held_out, train = keep_scenes(pairs, validation_scenes), leave_out_scenes(pairs, validation_scenes)
+        else:
+            train, held_out = split_scenes(pairs, validation)
         super().__init__(pairs, held_out, [[pair.clean for pair in train], [pair.noisy for pair in train]], **cutting)
 
     @classmethod
-    def load(cls, set: str, **options) -> Self:
-        """The source on a set that `load_pairs` knows. DataUnavailable if it is out of reach: nothing stands in."""
-        return cls(load_pairs(set, stand_in=False), **options)
+    def load(cls, set: str, also: Sequence[str] = (), test_scenes: Sequence[str] = (), **options) -> Self:
+        """The source on sets that `load_real_pairs` knows. DataUnavailable if one is out of reach: nothing stands in.
+
+        Args:
+            also: further sets.
+            test_scenes: scenes that are kept for testing: neither trained on nor validated on.
+        """
+        pairs = join([load_real_pairs(name, stand_in=False) for name in (set, *also)])
+        return cls(leave_out_scenes(pairs, test_scenes) if test_scenes else pairs, **options)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Patches of a step: `clean` and `noisy`, both in [0, 1]."""

@@ -18,9 +18,10 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO
 from urllib.parse import quote, urlsplit
 
 import pooch
@@ -31,9 +32,12 @@ from invdenoise import paths
 from invdenoise.files import atomic, sha256
 
 CONNECT_SECONDS = 5  # a host that has not answered by then counts as unreachable
-READ_SECONDS = 30  # longest silence in the middle of a file
+PATIENCE_SECONDS = 30  # longest silence in the middle of a file; after it the slowest speed counts
+SLOWEST = 5000  # bytes a second: a file may take PATIENCE_SECONDS + bytes / SLOWEST
+CHUNK = 1024  # bytes: what a slow host must send before it is noticed
 REMEMBER_SECONDS = 60  # how long we remember whether a host answered
 
+CHECK_NETWORK = "check the network (a login page?), then run `make data`"
 REMEDY = "Connect to the network, or set DATA_MIRROR to a folder or address that has the files; then run `make data`"
 
 HOLDS = ("clean", "pairs", "noisy", "files")
@@ -53,14 +57,44 @@ class PairNames:
     """How the file names of a dataset of pairs are built.
 
     Attributes:
-        noisy, clean: endings of the two names of a pair, without suffix: "_real" and "_mean".
-        scene: regular expression, searched in the common part of the two names; its group is the scene. Empty where
-            the names do not tell the scene. All pairs then count as one scene.
+        noisy, clean: what tells the two files of a pair apart: endings of their names without suffix ("_real" and "_mean"), or
+            folders ("Noisy/" and "GT/").
+        scene: regular expression, searched in what the two paths have in common; its group is the scene.
+        scenes: instead of `scene`, the names of the pairs of each scene. Without either, all pairs count as one scene.
     """
 
     noisy: str
     clean: str
     scene: str = ""
+    scenes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.noisy or not self.clean or self.noisy == self.clean:
+            raise ValueError(
+                f"noisy is {self.noisy!r} and clean {self.clean!r}; expected two different endings or folders"
+            )
+        if self.scene and re.compile(self.scene).groups != 1:
+            raise ValueError(f"scene is {self.scene!r}; expected a regular expression with one group")
+        if self.scene and self.scenes:
+            raise ValueError("scene and scenes are both given; expected one of them")
+        listed = [name for names in self.scenes.values() for name in names]
+        if repeated := [name for name in listed if listed.count(name) > 1]:
+            raise ValueError(f"scenes lists {repeated[0]} twice; a pair has one scene")
+
+    def part(self, file: str) -> tuple[str, str]:
+        """Which part of a pair a file is, "noisy" or "clean", and what its path has in common with the other's.
+
+        The first is empty for a file that is neither.
+        """
+        path = str(PurePosixPath(file).with_suffix(""))
+        for part, mark in (("noisy", self.noisy), ("clean", self.clean)):
+            if mark.endswith("/"):
+                before, found, after = f"/{path}".rpartition(f"/{mark}")
+                if found:
+                    return part, f"{before}/{after}".lstrip("/")
+            elif path.endswith(mark):
+                return part, path.removesuffix(mark)
+        return "", path
 
 
 @dataclass(frozen=True)
@@ -90,8 +124,6 @@ class Dataset:
             raise ValueError("`pairs` gives the names of the files where `holds` is pairs, and only there")
         if (self.channels is None) != (self.holds == "files"):
             raise ValueError("`channels` is null where `holds` is files, and only there")
-        if self.pairs and self.pairs.scene and re.compile(self.pairs.scene).groups != 1:
-            raise ValueError(f"scene is {self.pairs.scene!r}; expected a regular expression with one group")
 
 
 @dataclass(frozen=True)
@@ -210,7 +242,8 @@ def _try_to_fetch(dataset: Dataset, files: Sequence[RegisteredFile]) -> _Outcome
         tried: list[str] = []
         try:
             if path.exists():
-                _verify(path, file, str(path), f"mend it with `rm {shlex.quote(str(path))} && make data`")
+                remove = "rm -r" if path.is_dir() else "rm"
+                _verify(path, file, str(path), f"mend it with `{remove} {shlex.quote(str(path))} && make data`")
             elif not _download(path, file, dataset, tried):
                 outcome.missing.append(file)
                 outcome.tried = outcome.tried or tried
@@ -222,11 +255,23 @@ def _try_to_fetch(dataset: Dataset, files: Sequence[RegisteredFile]) -> _Outcome
 
 
 def _verify(path: Path, file: RegisteredFile, shown: str, remedy: str) -> None:
-    if (found := sha256(path)) != file.sha256:
-        raise CorruptFile(
-            f"{shown} is not the registered {file.file}: SHA-256 {found[:12]}… of {path.stat().st_size} bytes, "
-            f"expected {file.sha256[:12]}… of {file.bytes} bytes; {remedy}"
-        )
+    """CorruptFile unless `path` has the registered bytes. The size comes first, so no other file is read in full."""
+    if not path.is_file():  # reading a pipe or a device might never end
+        found = f"a {'folder' if path.is_dir() else 'pipe or device'}"
+    elif (size := path.stat().st_size) != file.bytes:
+        found = f"{size} bytes"
+    elif (digest := sha256(path)) != file.sha256:
+        found = f"SHA-256 {digest[:12]}… of {size} bytes"
+    else:
+        return
+    raise _corrupt(file, shown, found, remedy)
+
+
+def _corrupt(file: RegisteredFile, shown: str, found: str, remedy: str) -> CorruptFile:
+    return CorruptFile(
+        f"{shown} is not the registered {file.file}: {found}, "
+        f"expected SHA-256 {file.sha256[:12]}… of {file.bytes} bytes; {remedy}"
+    )
 
 
 def _download(path: Path, file: RegisteredFile, dataset: Dataset, tried: list[str]) -> bool:
@@ -240,11 +285,17 @@ def _download(path: Path, file: RegisteredFile, dataset: Dataset, tried: list[st
         if reason := _why_unavailable(place):
             tried.append(reason)
             continue
-        remedy = "check the network (a login page?)" if isinstance(place, str) else "replace it in the mirror"
         try:
-            with atomic(path) as temporary:
-                _copy(place, temporary)
-                _verify(temporary, file, str(place), f"{remedy}, then run `make data`")
+            if isinstance(place, Path):
+                remedy = "replace it in the mirror, then run `make data`"
+                _verify(place, file, str(place), remedy)  # before copying: the mirror's file may be endless
+                with atomic(path) as temporary:
+                    shutil.copyfile(place, temporary)
+                    _verify(temporary, file, str(place), remedy)
+            else:
+                with atomic(path) as temporary:
+                    _transfer(place, file, temporary)
+                    _verify(temporary, file, masked(place), CHECK_NETWORK)
             return True
         except CorruptFile as error:
             corrupt = corrupt or error
@@ -260,54 +311,140 @@ def _download(path: Path, file: RegisteredFile, dataset: Dataset, tried: list[st
 def _places(file: RegisteredFile, dataset: Dataset) -> list[Path | str]:
     """Where a file may come from: a path in a mirror folder, or an address. The first choice is first."""
     places: list[Path | str] = []
-    if mirror := os.environ.get("DATA_MIRROR"):
-        if mirror.startswith(("http://", "https://")):
+    if mirror := os.environ.get("DATA_MIRROR", "").strip():
+        if mirror.lower().startswith(("http://", "https://")):
+            if "@" in mirror.partition("://")[2].removeprefix(_host(mirror)):
+                raise ValueError(
+                    f"DATA_MIRROR is {masked(mirror)!r}; write / ? # and @ within its user name and password as %2F %3F %23 %40"
+                )
             places.append(f"{mirror.rstrip('/')}/{quote(file.file)}")
         elif "://" in mirror:
-            raise ValueError(f"DATA_MIRROR is {mirror!r}; expected a folder, or an address with http:// or https://")
+            raise ValueError(
+                f"DATA_MIRROR is {masked(mirror)!r}; expected a folder, or an address with http:// or https://"
+            )
         else:
-            # A notebook runs in its own folder, so a relative mirror may also be relative to the checkout.
-            folder = Path(mirror).expanduser()
-            places.append((folder.absolute() if folder.is_dir() else paths.ROOT / folder) / file.file)
+            places.append(mirror_folder(mirror) / file.file)
     if not file.conversion:
         places.append(dataset.addresses[file.source_repo].format(path=quote(file.source_path)))
     return places
 
 
+def mirror_folder(mirror: str) -> Path:
+    """The folder that DATA_MIRROR names: `~` is the home folder.
+
+    A notebook runs in its own folder, so a relative mirror may also be relative to the checkout.
+    """
+    folder = Path(os.path.expanduser(mirror))  # unlike Path.expanduser, no error for an unknown user
+    return folder.absolute() if folder.is_dir() else paths.ROOT / folder
+
+
 def _why_unavailable(place: Path | str) -> str:
     """Why nothing can be fetched from a place; empty if it can."""
     if isinstance(place, Path):
-        return "" if place.is_file() and os.access(place, os.R_OK) else f"the mirror has no readable {place}"
-    host = urlsplit(place).netloc
-    reason = _why_unreachable(host, place)
-    return f"{host}: {reason}" if reason else ""
+        if not place.exists():
+            return f"the mirror has no {place}"
+        return "" if os.access(place, os.R_OK) else f"the mirror's {place} may not be read"
+    reason = _why_unreachable(place)
+    return f"{masked(_host(place))}: {reason}" if reason else ""
 
 
 class _DownloadFailed(Exception):
     """A host answers but did not deliver a file; the message says why."""
 
 
-def _copy(place: Path | str, target: Path) -> None:
-    if isinstance(place, Path):
-        shutil.copyfile(place, target)
-        return
-    try:
-        pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))(place, str(target), None)
-    except requests.RequestException as error:
-        if error.response is None or error.response.status_code != 404:  # 404 says nothing about the other files
-            _hosts[urlsplit(place).netloc] = time.monotonic(), _short_reason(error)
-        raise _DownloadFailed(f"{place}: {_short_reason(error)}") from None
+class _Received:
+    """A file that takes no more than the registered bytes. The thread that waits for it sees how far it is.
+
+    Args:
+        handle: open for writing; closed by its owner.
+        limit: in bytes.
+    """
+
+    def __init__(self, handle: IO[bytes], limit: int):
+        self._handle, self._limit = handle, limit
+        self.bytes, self.abandoned, self.too_long = 0, False, False
+        self.failure: OSError | None = None  # of the disk
+
+    def write(self, content: bytes) -> int:
+        self.bytes += len(content)
+        self.too_long = self.bytes > self._limit
+        if self.abandoned or self.too_long:
+            raise _DownloadFailed("stopped")
+        try:
+            return self._handle.write(content)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        """Pooch calls it at the end; closing the file does the work."""
+
+
+def _transfer(address: str, file: RegisteredFile, target: Path) -> None:
+    """Write what `address` answers to `target`, no more than the registered size and no slower than SLOWEST.
+
+    The request runs in a thread. No time-out of its own covers an answer that comes byte by byte.
+
+    Raises:
+        CorruptFile: the answer is longer than the registered file.
+        _DownloadFailed: no answer, or one too slow.
+        OSError: the file cannot be written.
+    """
+    ends: list[Exception | None] = []
+
+    with open(target, "wb") as handle:
+        received = _Received(handle, file.bytes)
+
+        def ask() -> None:
+            try:
+                download = pooch.HTTPDownloader(
+                    timeout=(CONNECT_SECONDS, PATIENCE_SECONDS),
+                    chunk_size=CHUNK,
+                    headers={"Accept-Encoding": "identity"},  # compressed, an answer may grow without end
+                )
+                download(address, received, None)
+                ends.append(None)
+            except Exception as error:  # anything: a traceback of the thread would end up in the output
+                error.__traceback__ = error.__context__ = None  # their frames would keep the connection open
+                ends.append(error)
+
+        thread, started = threading.Thread(target=ask, daemon=True), time.monotonic()
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(0.1)
+                late = time.monotonic() - started - PATIENCE_SECONDS
+                if thread.is_alive() and late > 0 and received.bytes < late * SLOWEST:
+                    reason = f"{received.bytes} of {file.bytes} bytes in {late + PATIENCE_SECONDS:.0f} s, too slow"
+                    _hosts[_host(address)] = time.monotonic(), reason
+                    raise _DownloadFailed(f"{masked(address)}: {reason}")
+        finally:
+            received.abandoned = True
+    if received.too_long:
+        raise _corrupt(file, masked(address), f"more than {file.bytes} bytes", CHECK_NETWORK)
+    if received.failure:
+        raise received.failure
+    if error := ends[0]:
+        if (
+            getattr(getattr(error, "response", None), "status_code", None) != 404
+        ):  # which says nothing about other files
+            _hosts[_host(address)] = time.monotonic(), _short_reason(error, address)
+        raise _DownloadFailed(f"{masked(address)}: {_short_reason(error, address)}")
 
 
 _hosts: dict[str, tuple[float, str]] = {}  # host -> time of the last request, and why it failed ("" if it did not)
 
 
-def _why_unreachable(host: str, address: str) -> str:
+def _host(address: str) -> str:
+    return urlsplit(address).netloc
+
+
+def _why_unreachable(address: str) -> str:
     """Why a host does not answer within CONNECT_SECONDS; empty if it does. The answer serves for many files.
 
     The request runs in a thread: its own time-out covers neither a slow DNS lookup nor several addresses of one host.
     """
-    asked, reason = _hosts.get(host, (-float("inf"), ""))
+    asked, reason = _hosts.get(_host(address), (-float("inf"), ""))
     if time.monotonic() - asked < REMEMBER_SECONDS:
         return reason
     answers: list[str] = []
@@ -316,25 +453,51 @@ def _why_unreachable(host: str, address: str) -> str:
         try:
             requests.head(address, timeout=CONNECT_SECONDS)
             answers.append("")
-        except requests.RequestException as error:
-            answers.append(_short_reason(error))
+        except Exception as error:  # anything: a traceback of the thread would end up in the output
+            answers.append(_short_reason(error, address))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(CONNECT_SECONDS)
-    reason = answers[0] if answers else f"no answer within {CONNECT_SECONDS} s"
-    _hosts[host] = time.monotonic(), reason
+    reason = answers[0] if answers else f"no answer within {CONNECT_SECONDS} s{_through_proxy(address)}"
+    _hosts[_host(address)] = time.monotonic(), reason
     return reason
 
 
-def _short_reason(error: requests.RequestException) -> str:
+def _short_reason(error: Exception, address: str) -> str:
     """Why a request failed, in a few words: the library's own messages run over several lines."""
-    if error.response is not None:
-        return f"{error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"{response.status_code} {response.reason}{_through_proxy(address)}"
     cause = error.args[0] if error.args else error
-    return f"no connection ({type(getattr(cause, 'reason', cause)).__name__})"
+    cause = getattr(cause, "reason", cause)
+    # "(SSLCertVerificationError(1, '[SSL] certificate verify failed'))": the words within
+    words = masked(" ".join(str(cause).split()).rpartition("Error(")[2].strip("()'\". "))
+    if isinstance(error, requests.exceptions.SSLError) or "certificate" in str(error):
+        return (
+            f"its TLS certificate cannot be checked: {words}. REQUESTS_CA_BUNDLE names a file of certificates to trust"
+        )
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f"no connection{_through_proxy(address)} ({type(cause).__name__})"
+    if isinstance(error, requests.Timeout):
+        return f"no answer in time{_through_proxy(address)}"
+    if isinstance(error, requests.exceptions.InvalidSchema | requests.exceptions.InvalidURL) or not isinstance(
+        error, requests.RequestException
+    ):
+        return f"{words or type(error).__name__}{_through_proxy(address)}"
+    return f"no connection{_through_proxy(address)} ({type(cause).__name__})"
+
+
+def _through_proxy(address: str) -> str:
+    """Which proxy of the environment is used for an address, in words; empty if none."""
+    proxy = requests.utils.select_proxy(address, requests.utils.get_environ_proxies(address))
+    return f" through the proxy {masked(proxy)}" if proxy else ""
+
+
+def masked(text: str) -> str:
+    """An address, or a text with addresses, without user names, passwords and queries: messages end up in saved pages."""
+    text = re.sub(r"(\w[\w+.-]*://)?[^\s'\"<>()]*@", r"\1***@", text)
+    return re.sub(r"(://[^\s'\"<>()?]*)\?[^\s'\"<>()]*", r"\1?***", text)
 
 
 # --- python -m invdenoise.data.fetch
@@ -386,6 +549,8 @@ def _status(outcome: _Outcome) -> str:
         parts.append(f"{unreachable} missing: could not be reached")
     if converted:
         parts.append(f"{converted} missing: only a mirror has them")
+    if not parts and not outcome.fetched:
+        return "to be fetched by hand: see `about` in data/sources.yaml"
     return ", ".join(parts) or "complete"
 
 

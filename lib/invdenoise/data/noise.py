@@ -8,7 +8,7 @@ import json
 import torch
 from torch import Tensor
 
-from invdenoise.checks import check_sigma
+from invdenoise.checks import check_range, check_sigma, warn_of_fraction
 
 
 def noise_generator(seed: int, dataset: str, image: str, sigma: float) -> torch.Generator:
@@ -35,16 +35,19 @@ def awgn(clean: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
 
     Args:
         clean: float tensor of any shape, nominal range [0, 1].
-        sigma: in grey levels, 0 to 255.
+        sigma: in grey levels, 0 to 255; a level between 0 and 1 is warned of once.
         generator: advances by one number a value of `clean`.
 
     Raises:
         TypeError: `clean` is not a float tensor.
-        ValueError: `sigma` is negative, above 255 or not finite.
+        ValueError: `sigma` is negative, above 255 or not finite, or `clean` has another range, such as 0..255.
     """
     if not isinstance(clean, Tensor) or not clean.is_floating_point():
         found = clean.dtype if isinstance(clean, Tensor) else type(clean).__name__
         raise TypeError(f"awgn: the image is {found}; expected a float tensor (for 8-bit pixels: x.float() / 255)")
     sigma = check_sigma(sigma, needed=True, who="awgn")
+    if clean.numel():
+        check_range(clean, "awgn")
+    warn_of_fraction(sigma, "awgn")
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float32, device=generator.device)
     return clean + noise.to(clean) * (sigma / 255)

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from invdenoise.data.decode import read_as, read_upright
 from invdenoise.data.fetch import (
     Dataset,
     DataUnavailable,
@@ -33,7 +36,7 @@ from invdenoise.data.fetch import (
 )
 from invdenoise.files import atomic
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 LOADERS = {"clean": "load_pictures", "pairs": "load_pairs", "noisy": "load_noisy", "files": "fetch"}
 CONTENTS = {
     "clean": "clean pictures",
@@ -216,7 +219,7 @@ def _crops(name: str, limit: int | None) -> Iterator[Picture]:
         path = folder / f"{stem}.png"
         if not path.exists():
             raise DataUnavailable(f"{name}: scikit-image has no {path}; install the version of requirements.txt")
-        pixels = _decode(path, mode)[top : top + side, left : left + side]
+        pixels = read_as(path, mode)[top : top + side, left : left + side]
         yield Picture(f"{stem}-{top}-{left}", np.ascontiguousarray(pixels))
 
 
@@ -271,7 +274,7 @@ def load_pairs(dataset: str, *, limit: int | None = None, stand_in: bool = True)
         pairs = _embedded_pairs(_stand_in_name(described), dataset, limit)
         _warn_of_stand_in("pairs", pairs, error, stacklevel=2)
         return pairs
-    pictures = _pictures(described, found)
+    pictures = _pictures(described, files, found)
     pairs = [
         Pair(name, noisy, clean, scene)
         for (name, scene, _, _), noisy, clean in zip(named, pictures[::2], pictures[1::2], strict=True)
@@ -316,6 +319,33 @@ def split_scenes(pairs: PairSet, held_out: int | float, seed: int | None = None)
     return train, held
 
 
+def join(sets: Sequence[PairSet]) -> PairSet:
+    """The pairs of several sets as one, in order. Scenes of different sets count as different; one set stays as it is.
+
+    Names are joined by "+"; `sha256` is over those of the sets. A scene's name is `set/scene` where there are several sets.
+    """
+    if len(sets) == 1:
+        return sets[0]
+    pairs = tuple(replace(pair, scene=f"{one.name}/{pair.scene}") for one in sets for pair in one)
+    name, requested = ("+".join(getattr(one, key) for one in sets) for key in ("name", "requested"))
+    return PairSet(name, requested, pairs, _hash(one.sha256 for one in sets))
+
+
+def keep_scenes(pairs: PairSet, scenes: Sequence[str]) -> PairSet:
+    """The pairs of these scenes, in their order; ValueError for a scene that no pair has. `sha256` is over the pixels."""
+    if unknown := [scene for scene in scenes if scene not in pairs.scenes]:
+        raise ValueError(f"{pairs.name} has no scene {unknown[0]!r}; it has {', '.join(pairs.scenes)}")
+    kept = tuple(pair for pair in pairs if pair.scene in scenes)
+    return PairSet(pairs.name, pairs.requested, kept, _hash_of_pixels(_both(kept)))
+
+
+def leave_out_scenes(pairs: PairSet, scenes: Sequence[str]) -> PairSet:
+    """The pairs of all scenes but these; otherwise as `keep_scenes`."""
+    keep_scenes(pairs, scenes)
+    kept = tuple(pair for pair in pairs if pair.scene not in scenes)
+    return PairSet(pairs.name, pairs.requested, kept, _hash_of_pixels(_both(kept)))
+
+
 def split_last(pictures: PictureSet, held_out: int) -> tuple[PictureSet, PictureSet]:
     """The pictures to train on, and the last `held_out` ones; otherwise as `split_scenes`."""
     _check_held_out(held_out, len(pictures), f"pictures of {pictures.name}")
@@ -347,7 +377,7 @@ def _load_single(dataset: str, holds: str, limit: int | None, stand_in: bool) ->
         kind = "noisy" if holds == "noisy" else "gray" if described.channels == 1 else "colour"
         _warn_of_stand_in(f"{kind} pictures", pictures, error, stacklevel=3)
         return pictures
-    return PictureSet(dataset, dataset, tuple(_pictures(described, found)), _hash(file.sha256 for file in files))
+    return PictureSet(dataset, dataset, tuple(_pictures(described, files, found)), _hash(file.sha256 for file in files))
 
 
 def _check_request(dataset: str, holds: str, limit: int | None) -> None:
@@ -381,24 +411,37 @@ def _named_pairs(dataset: Dataset) -> list[tuple[str, str, RegisteredFile, Regis
     """Name, scene, noisy and clean file of each pair, in the order of their first file in the registry.
 
     Raises:
-        ValueError: a picture belongs to no pair, or its name does not show a scene where it should.
+        ValueError: a picture belongs to no pair, or a pair has no scene where it should.
     """
     names, pairs = dataset.pairs, {}
     for file in _picture_files(dataset):
-        path = str(Path(file.file).with_suffix(""))
-        role = next((role for role in ("noisy", "clean") if path.endswith(getattr(names, role))), None)
-        if role is None:
-            raise ValueError(f"{dataset.id}: {file.file} ends neither in {names.noisy} nor in {names.clean}")
-        pairs.setdefault(path.removesuffix(getattr(names, role)), {})[role] = file
+        part, path = names.part(file.file)
+        if not part:
+            where = "lies" if names.noisy.endswith("/") else "ends"
+            raise ValueError(f"{dataset.id}: {file.file} {where} neither in {names.noisy} nor in {names.clean}")
+        if part in pairs.setdefault(path, {}):
+            raise ValueError(f"{dataset.id}: {file.file} and {pairs[path][part].file} are the same part of one pair")
+        pairs[path][part] = file
     for pair in pairs.values():
         if len(pair) != 2:
             raise ValueError(
                 f"{dataset.id}: {next(iter(pair.values())).file} has no partner; list both files of a pair"
             )
-    return [(Path(path).name, _scene(dataset, path), pair["noisy"], pair["clean"]) for path, pair in pairs.items()]
+    scene_of = {name: scene for scene, listed in names.scenes.items() for name in listed}
+    found = [
+        (name, _scene(dataset, path, name, scene_of), pair["noisy"], pair["clean"])
+        for name, (path, pair) in zip(_short_names(dataset.id, list(pairs)), pairs.items(), strict=True)
+    ]
+    if unknown := scene_of.keys() - {name for name, *_ in found}:
+        raise ValueError(f"{dataset.id}: scenes lists {min(unknown)}, which is no pair of the set")
+    return found
 
 
-def _scene(dataset: Dataset, path: str) -> str:
+def _scene(dataset: Dataset, path: str, name: str, scene_of: Mapping[str, str]) -> str:
+    if scene_of:
+        if name not in scene_of:
+            raise ValueError(f"{dataset.id}: {name} has no scene; list it under `scenes`")
+        return scene_of[name]
     if not dataset.pairs.scene:
         return dataset.id
     found = re.search(dataset.pairs.scene, path)
@@ -407,9 +450,28 @@ def _scene(dataset: Dataset, path: str) -> str:
     return found[1]
 
 
-def _pictures(dataset: Dataset, files: Sequence[Path]) -> list[Picture]:
+def _short_names(dataset: str, paths: Sequence[str]) -> list[str]:
+    """Names of pictures, from their paths without suffix: the last part where that tells them apart, else all that differ.
+
+    A name stands for one picture: it decides the noise, and what a score is about.
+    """
+    names = [PurePosixPath(path).name for path in paths]
+    if len(set(names)) < len(names):
+        common = os.path.commonpath([os.path.dirname(path) for path in paths])
+        names = [os.path.relpath(path, common or ".").replace("/", "-") for path in paths]
+    if len(set(names)) < len(names):
+        repeated, _ = Counter(names).most_common(1)[0]
+        raise ValueError(f"{dataset}: two pictures are named {repeated}; rename one in the registry")
+    return names
+
+
+def _pictures(dataset: Dataset, files: Sequence[RegisteredFile], found: Sequence[Path]) -> list[Picture]:
+    """The pictures of some files of a dataset, which were fetched to the paths `found`."""
     mode = "L" if dataset.channels == 1 else "RGB"
-    return [Picture(path.stem, _decode(path, mode)) for path in files]
+    everything = [file.file for file in _picture_files(dataset)]
+    names = _short_names(dataset.id, [str(PurePosixPath(file).with_suffix("")) for file in everything])
+    name_of = dict(zip(everything, names, strict=True))  # of all files: a limit must not change a name
+    return [Picture(name_of[file.file], read_as(path, mode)) for file, path in zip(files, found, strict=True)]
 
 
 def _both(pairs: Iterable[Pair]) -> list[Picture]:
@@ -424,56 +486,44 @@ def _hash(hashes: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def _decode(path: Path, mode: str) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert(mode))
-    except (OSError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise; most messages lack the name
-        raise ValueError(f"{path} cannot be decoded ({error})") from None
-
-
 # --- The reader's own picture
 
 
-def read_picture(path: str | Path) -> Picture:
-    """A picture file of any format that Pillow reads, as uint8 gray `(H, W)` or colour `(H, W, 3)`, upright.
+def read_picture(path: str | Path, bits: int | None = None) -> Picture:
+    """A picture file as uint8 gray `(H, W)` or colour `(H, W, 3)`, upright.
 
-    Of 16 bits the upper 8 are kept. Transparent parts are laid on white. Of several frames the first is taken.
+    Values are scaled by what they mean: bits in use, black and white, as far as the file tells. Of more than 8 bits the
+    upper 8 in use are kept. Transparent parts are laid on white. Of several pages or frames the first is taken. A warning
+    that names the file says what was assumed or left out: bits in use, pages, a colour profile, transparency.
+
+    Args:
+        path: any common format. A camera's raw file must be developed first.
+        bits: how many bits of 16-bit values are in use, 1 to 16. None goes by the file; if it does not tell, by its brightest
+            value.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a folder, an empty or truncated file, no picture, or pixels that are neither 8 nor 16 bits.
+        ValueError: a folder, an empty or damaged file, no picture, a raw file, or one whose black and white are unknown, such as
+            32-bit pixels without a declared range.
     """
-    path = Path(path).expanduser()
+    path = _expanded(path)
     if not path.exists():
         raise FileNotFoundError(f"no picture {path}; check the name (the current folder is {Path.cwd()})")
     if not path.is_file():
-        raise ValueError(f"{path} is a folder; give the name of one picture")
+        raise ValueError(
+            f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; give the name of one picture"
+        )
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); save or download it again")
-    try:
-        with Image.open(path) as image:
-            return Picture(path.stem, _eight_bits(image, path))
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is no picture that Pillow can read; save it as PNG, JPEG or TIFF") from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large: {error}; cut or shrink it") from None
-    except (OSError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise
-        raise ValueError(f"{path} breaks off or is damaged ({error}); save or download it again") from None
+    pixels, notes = read_upright(path, bits)
+    for note in notes:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
+    return Picture(path.stem, pixels)
 
 
-def _eight_bits(image: Image.Image, path: Path) -> np.ndarray:
-    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
-    if not sixteen_bits and image.mode in ("I", "F"):
-        raise ValueError(f"{path} has 32-bit pixels, whose black and white are unknown; save it with 8 or 16 bits")
-    image = ImageOps.exif_transpose(image)
-    if sixteen_bits:
-        return (np.array(image) >> 8).astype(np.uint8)
-    gray = image.mode in ("1", "L", "LA", "La")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("L" if gray else "RGB"))
+def _expanded(path: str | Path) -> Path:
+    """The path with `~` as the home folder. Unlike `Path.expanduser`, a file named "~a.png" is no error."""
+    return Path(os.path.expanduser(path))
 
 
 def write_picture(path: str | Path, pixels: Tensor) -> Path:
@@ -486,7 +536,7 @@ def write_picture(path: str | Path, pixels: Tensor) -> Path:
     Raises:
         ValueError: another shape, NaN or infinite pixels, or a suffix that no format has.
     """
-    path = Path(path).expanduser()
+    path = _expanded(path)
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE}
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{path.name} has no suffix of a picture format; name it {path.stem}.png")

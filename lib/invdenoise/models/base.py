@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdenoise.checks import check_image, check_sigma
+from invdenoise.checks import check_image, check_sigma, warn_of_fraction
 from invdenoise.layers.transforms import pad_to_multiple
 
 
@@ -38,23 +38,28 @@ class Denoiser:
         raise NotImplementedError
 
     @torch.no_grad()
-    def denoise(self, noisy: Tensor, sigma: float | None = None, **options) -> Tensor:
+    def denoise(self, noisy: Tensor, sigma: float | None = None, *, clamp: bool = True, **options) -> Tensor:
         """The denoised image, `(B, C, H, W)` in [0, 1], same dtype and size as `noisy`.
 
         Args:
             noisy: float tensor `(B, C, H, W)` of any height and width, nominal range [0, 1]; noise may exceed it
                 and must not be clipped.
-            sigma: standard deviation of the noise in grey levels, 0 to 255; None where the method does not need it.
+            sigma: standard deviation of the noise in grey levels, 0 to 255; None where the method does not need it. A level
+                between 0 and 1 is warned of once: it may be meant as a fraction of white.
+            clamp: False leaves the output as it is, for numbers that were measured so.
             options: of the method, such as `adapt=False` for DnINN.
 
         Raises:
             TypeError: `noisy` is not a float tensor, or `sigma` is not a number.
-            ValueError: wrong shape or number of channels, NaN or infinite pixels, a negative or missing sigma.
+            ValueError: wrong shape or number of channels, NaN or infinite pixels, another range such as 0..255, a negative or
+                missing sigma.
         """
         check_image(noisy, self.channels, self.name)
         sigma = check_sigma(sigma, self.needs_sigma, self.name)
+        warn_of_fraction(sigma, self.name)
         padded, (height, width) = pad_to_multiple(noisy, self.multiple)
-        return self.estimate(padded, sigma, **options)[..., :height, :width].clamp(0, 1).to(noisy.dtype)
+        denoised = self.estimate(padded, sigma, **options)[..., :height, :width]
+        return (denoised.clamp(0, 1) if clamp else denoised).to(noisy.dtype)
 
 
 class DenoisingNetwork(nn.Module, Denoiser):

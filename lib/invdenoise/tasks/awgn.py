@@ -18,8 +18,8 @@ class Denoise(Task):
     """Remove white Gaussian noise of known or unknown level.
 
     Protocol: noise drawn in float32 on the CPU from a generator seeded by (seed, set, picture, sigma), neither clipped nor
-    quantised; the output clamped to [0, 1] and not rounded (`psnr_rounded` shows what 8-bit rounding changes); PSNR with a range of 1
-    and no border cut; SSIM as in `metrics.ssim`.
+    quantised; the output clamped to [0, 1], unless the option `clamp` is False, and not rounded (`psnr_rounded` shows what
+    8-bit rounding changes); PSNR with a range of 1 and no border cut; SSIM as in `metrics.ssim`.
 
     Args:
         tell_sigma: False keeps the noise level from the method. One that estimates it has its estimate, in grey levels, in the

@@ -11,6 +11,8 @@ import numpy as np
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from invdenoise.checks import RANGE_MAX
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -109,4 +111,8 @@ def _image(image, name: str) -> np.ndarray:
         image = image[np.newaxis]
     if image.ndim != 3 or 0 in shape:
         raise ValueError(f"the {name} image has shape {shape}; expected one image: (H, W), (C, H, W) or (1, C, H, W)")
+    if np.abs(image).max() > RANGE_MAX:  # NaN compares false, and stays NaN
+        raise ValueError(
+            f"the {name} image has values from {image.min():.4g} to {image.max():.4g}; expected [0, 1] (for pixels in 0..255: x / 255)"
+        )
     return image.astype(np.float64)
