@@ -1,25 +1,8 @@
-"""What the tests share: results in a temporary folder, sums of one thread, networks that are not the identity."""
+"""What the tests share: networks that are not the identity. The checkout's conftest.py sets folders and threads."""
 
 from __future__ import annotations
 
-import os
-
-os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported; processes that tests start inherit it
-
 import pytest
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes several seconds; leave out with -m 'not slow'")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def results(tmp_path_factory):
-    """Nothing a test runs may touch the results of the checkout."""
-    folder = tmp_path_factory.mktemp("results")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INVDENOISE_RESULTS", str(folder))
-        yield folder
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -12,9 +14,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from invdenoise import files, paths
-from invdenoise.files import atomic, exclusive, sha256
+from invdenoise.files import atomic, check_writable, exclusive, sha256
 
 
 def test_the_file_appears_whole_and_with_the_usual_permissions(tmp_path):
@@ -85,6 +89,61 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert found.value.errno == errno.ENOSPC
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", ["torch", "safetensors", "numpy", "python"])
+def test_a_file_that_does_not_fit_is_one_clear_error_whatever_library_writes_it(write, tmp_path):
+    """No file may grow beyond 100 kB: libraries fail half way, as on a full disk, with errors of their own."""
+    path = tmp_path / "file.bin"
+    path.write_text("old")
+    values = torch.zeros(100_000)
+    writers = {
+        "torch": lambda file: torch.save(values, file),
+        "safetensors": lambda file: save_file({"values": values}, file),
+        "numpy": lambda file: values.numpy().tofile(file),
+        "python": lambda file: file.write_bytes(bytes(400_000)),
+    }
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(
+            OSError, match=r"could not write .*file.bin: File too large.*choose a writable folder"
+        ) as found:
+            with atomic(path) as temporary:
+                writers[write](temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert found.value.errno == errno.EFBIG
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_as_long_as_the_file_system_takes_is_written(tmp_path):
+    longest = tmp_path / ("ä" * 125 + ".txt")  # two bytes each
+    for text in ("first", "second"):
+        with atomic(longest) as temporary:
+            temporary.write_text(text)
+    assert longest.read_text() == "second" and list(tmp_path.iterdir()) == [longest]
+
+
+@pytest.mark.parametrize("ask", [atomic, check_writable], ids=["written", "asked before"])
+def test_a_name_that_is_too_long_has_a_remedy_of_its_own(ask, tmp_path):
+    with pytest.raises(OSError, match="could not write .*choose a shorter name") as found:
+        written = ask(tmp_path / ("x" * 260 + ".txt"))
+        if ask is atomic:
+            with written as temporary:
+                temporary.write_text("new")
+    assert "free space" not in str(found.value) and not list(tmp_path.iterdir())
+
+
+def test_asking_whether_a_file_can_be_written_changes_nothing(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    check_writable(path)
+    assert not list(path.parent.iterdir())
+    path.write_text("old")
+    check_writable(path)
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
+    with pytest.raises(OSError, match="could not write .*choose a writable folder"):
+        check_writable(path / "file.txt")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
@@ -205,12 +264,61 @@ with exclusive(pathlib.Path({str(lock)!r}), "training"):
         with pytest.raises(RuntimeError, match=rf"the run is already running \(process {holder.pid}\)"):
             with exclusive(lock, "the run"):
                 pass
-        assert lock.read_text() == str(holder.pid)  # being refused leaves the note of the holder
+        assert lock.read_text().split()[0] == str(holder.pid)  # being refused leaves the note of the holder
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
     with exclusive(lock, "the run"):
-        assert lock.read_text() == str(os.getpid())
+        assert lock.read_text().split()[0] == str(os.getpid())
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").exists(), reason="this system does not tell which files a process has open"
+)
+def test_a_lock_that_outlives_its_process_names_the_one_that_holds_it(tmp_path):
+    lock = tmp_path / "lock"
+    code = f"""
+import os, pathlib, subprocess
+from invdenoise.files import exclusive
+with exclusive(pathlib.Path({str(lock)!r}), "training") as handle:
+    print(subprocess.Popen(["sleep", "600"], pass_fds=[handle.fileno()], stdout=subprocess.DEVNULL).pid, flush=True)
+    os._exit(9)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(paths.ROOT / "lib")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    left = int(done.stdout)
+    try:
+        with pytest.raises(RuntimeError, match=rf"the run is already running \(process {left}\)"):
+            with exclusive(lock, "the run"):
+                pass
+    finally:
+        os.kill(left, signal.SIGKILL)
+
+
+def test_a_lock_of_another_machine_names_it(tmp_path):
+    lock = tmp_path / "lock"
+    with open(lock, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.write("12 elsewhere")
+        handle.flush()
+        with pytest.raises(RuntimeError, match=r"the run is already running \(process 12 on elsewhere\)"):
+            with exclusive(lock, "the run"):
+                pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_warned_of_and_used(code, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with pytest.warns(
+        UserWarning, match="lock cannot be locked .*start training only once, or choose a writable folder"
+    ):
+        with exclusive(tmp_path / "lock", "training"):
+            with atomic(tmp_path / "file.txt") as temporary:
+                temporary.write_text("new")
+    assert (tmp_path / "file.txt").read_text() == "new"
 
 
 def test_sha256(tmp_path):

@@ -170,6 +170,46 @@ def test_weights_taken_over_learn_at_a_rate_of_their_own(kind, rates):
     assert len(build_optimizer(model, kind, 0.01, 0.5, taken, 1.0).param_groups) == len(rates) // 2
 
 
+def test_factors_of_learning_rates_by_name():
+    """The first step of Adam moves every entry by its learning rate, whatever the gradient."""
+    model = network()
+    factors = {"0.*": 0.1, "*.bias": 0.5, "2.weight": 0.0}
+    optimizer = build_optimizer(model, "adam", 0.01, 0.5, {"1.weight"}, 0.2, factors)
+    before = copy.deepcopy(model.state_dict())
+    step(model, optimizer, 0)
+    moved = {name: (value - before[name]).abs().max().item() for name, value in model.state_dict().items()}
+    expected = {"0.weight": 0.001, "0.bias": 0.0005, "1.weight": 0.002, "2.bias": 0.005}
+    assert {name: moved[name] for name in expected} == pytest.approx(expected, rel=1e-3)
+    assert moved["2.weight"] == 0 and model[2].weight.grad is None
+
+
+@pytest.mark.parametrize("kind", ["adam", "muon"])
+def test_without_factors_the_groups_are_those_of_older_checkpoints(kind):
+    """Fresh parameters first, whichever are faster."""
+    for ratio in (0.1, 3.0):
+        groups = build_optimizer(network(), kind, 0.01, 0.5, {"0.weight", "0.bias"}, ratio).param_groups
+        assert [group["lr"] for group in groups[::2]] == pytest.approx([0.01, 0.005][: len(groups) // 2])
+        assert [group["lr"] for group in groups[1::2]] == pytest.approx(
+            [0.01 * ratio, 0.005 * ratio][: len(groups) // 2]
+        )
+
+
+def test_muon_serves_a_network_whose_kernels_are_frozen():
+    model = network()
+    optimizer = build_optimizer(model, "muon", 0.01, 0.5, lr_factors={"*.weight": 0.0, "1.weight": 1.0})
+    before = copy.deepcopy(model.state_dict())
+    step(model, optimizer, 0)
+    still = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+    assert still == {"0.weight", "1.weight", "2.weight"}
+
+
+def test_a_factor_that_reaches_no_parameter_names_the_nearest():
+    with pytest.raises(ValueError, match=r"lr_factors has '0.weigth', which matches no .*nearest are 0.weight"):
+        build_optimizer(network(), "adam", 0.01, 0.5, lr_factors={"0.weigth": 0.1})
+    with pytest.raises(ValueError, match="lr_factors freezes every parameter"):
+        build_optimizer(network(), "adam", 0.01, 0.5, lr_factors={"*": 0.0})
+
+
 def test_a_closure_gives_the_loss_and_its_gradients():
     model, twin = network(), network()
     twin.load_state_dict(model.state_dict())

@@ -33,7 +33,7 @@ MADE_UP = {
                        "start": "first-s25", "options": {"depth": 4}},
         "blind": {"model": "dncnn.BFCNN", "sigma": [0, 55], "source": {"kind": "batches.WhiteNoise", "set": "bsd400", "levels": "patch"},
                   "recipe": "other", "parts": {"estimator": "theirs"}},
-        "unlevelled": {"model": "dncnn.DnCNN", "source": {"kind": "batches.Pairs", "set": "sidd"}, "recipe": "other"},
+        "unlevelled": {"model": "dncnn.DnCNN", "source": {"kind": "batches.Pairs", "set": "sidd-samples"}, "recipe": "other"},
     },
     "ablations": {"of": "first-s25", "common": {"steps": 20}, "changes": {"none": {}, "adam": {"optimizer": "adam"}, "deep": {"options": {"depth": 9}}}},
     "authors": {"theirs": {"file": "weights/theirs.pth", "read": "dncnn.read_authors_weights", "options": {"sigma": 25}}},

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import json
 import math
 import os
+import re
+import resource
 import runpy
 import shutil
 import signal
@@ -19,6 +23,7 @@ import pytest
 import torch
 import toy
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from invdenoise import papers, paths, training
@@ -62,7 +67,25 @@ if sys.argv[2] == "slowly":
     WhiteNoise.batch = slow_batch
 if sys.argv[2] == "die":
     torch.save = die_in_the_middle
-code = training.main(sys.argv[3:])
+if sys.argv[2] == "in parts":  # in one go, and in parts: a signal to the second process stops both
+    rank, code = os.environ["RANK"], training.main(["a", "--budget", "smoke", "--minutes", "1e-9"])
+    folder = Path(sys.argv[3])
+    training.train("a", "smoke", report=None, folder=folder / "whole")
+
+    def interrupting_batch(self, step):
+        if step == 9 and rank == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch(self, step)
+
+    WhiteNoise.batch = interrupting_batch
+    try:
+        training.train("a", "smoke", report=None, folder=folder / "parts")
+    except KeyboardInterrupt as interrupt:
+        print(f"process {rank} of {torch.distributed.get_world_size()} {interrupt}", flush=True)
+    WhiteNoise.batch = batch
+    training.train("a", "smoke", report=None, folder=folder / "parts")
+else:
+    code = training.main(sys.argv[3:])
 if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
 sys.exit(code)
@@ -122,6 +145,17 @@ def both_ways(tmp_path, monkeypatch, minutes=0.2):
     same_weights(parts[-1], whole)
     same_curve(parts[-1].curve, whole.curve)
     return whole, parts
+
+
+@contextlib.contextmanager
+def small_files(size):
+    """No file may grow beyond `size` bytes: writers fail half way, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class Clock:
@@ -245,19 +279,182 @@ def test_a_run_killed_before_its_last_curve_writes_it_when_started_again(declare
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(declare, tmp_path):
+def test_two_processes_train_as_one_and_resume_exactly(declare, tmp_path):
+    """Two processes split each batch; their sums differ from those of one in the last digits, and are always the same."""
     notebooks = declare(**DNINN)
     one = quietly(folder=tmp_path / "one")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    process = child(notebooks, "plainly", "a", "--budget", "smoke", "--minutes", "30", launcher=launcher)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    folder = paths.runs_dir() / "a" / "smoke"
-    ours, theirs = load_file(folder / "weights.safetensors"), load_file(one.weights)
-    for key in theirs:
-        torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=1e-6)
-    card = json.loads((folder / "weights.json").read_text())
+    output, _ = (process := child(notebooks, "in parts", str(tmp_path), launcher=launcher)).communicate(timeout=300)
+    assert process.returncode == 0, output  # a launcher takes any other status, as of time that is up, for a crash
+    assert output.count("time is up at step 0 of 24") == 1 and "Traceback" not in output
+    for process in range(2):
+        assert f"process {process} of 2 stopped at step 10 of 24" in output
+    whole, parts = ({**load_file(tmp_path / name / "weights.safetensors")} for name in ("whole", "parts"))
+    for key, value in load_file(one.weights).items():
+        assert torch.equal(whole[key], parts[key]), key
+        torch.testing.assert_close(whole[key], value, rtol=0, atol=1e-6)
+    card = json.loads((tmp_path / "parts" / "weights.json").read_text())
     assert (card["steps"], card["patches"]) == (24, 96)
+    assert card["hardware"].startswith("2 processes of 1 CPU thread, ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_with_a_checkpoint_of_every_step(number, declare, tmp_path, monkeypatch):
+    declare(checkpoint_every=1000)
+    whole = quietly(folder=tmp_path / "whole")
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        with monkeypatch.context() as patch:
+            signal_at(7, number, patch)
+            with pytest.raises(KeyboardInterrupt, match="stopped at step 8 of 24"):
+                quietly()
+        assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    finally:
+        signal.signal(number, before)
+    resumed = quietly()
+    same_weights(resumed, whole)
+    same_curve(resumed.curve, whole.curve)
+
+
+def signal_at(step, number, patch):
+    """Let the process signal itself before a step."""
+    batch = batches.WhiteNoise.batch
+
+    def signalling(self, now):
+        if now == step:
+            os.kill(os.getpid(), number)
+        return batch(self, now)
+
+    patch.setattr(batches.WhiteNoise, "batch", signalling)
+
+
+def test_a_signal_that_is_ignored_does_not_stop_a_run(declare, monkeypatch):
+    """As nohup ignores SIGHUP."""
+    declare()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        signal_at(7, signal.SIGHUP, monkeypatch)
+        assert quietly().finished and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("resumed", [False, True], ids=["no checkpoint yet", "after a checkpoint"])
+def test_a_checkpoint_that_does_not_fit_is_one_clear_error_and_loses_nothing(resumed, declare, tmp_path, monkeypatch):
+    declare()
+    whole = quietly(folder=tmp_path / "whole")
+    file = paths.runs_dir() / "a" / "smoke" / "checkpoint.pt"
+    if resumed:
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "time", Clock())
+            quietly(minutes=0.2)
+    before = file.read_bytes() if resumed else None
+    with small_files(2000):
+        with pytest.raises(OSError, match=r"could not write .*checkpoint.pt: File too large.*INVDENOISE_RESULTS"):
+            quietly()
+    assert (file.read_bytes() if file.exists() else None) == before
+    assert not list(file.parent.glob(".*"))
+    same_weights(quietly(), whole)
+
+
+def test_draws_of_a_network_are_the_same_after_an_interruption(declare, tmp_path, monkeypatch):
+    declare({}, None, "toy.Flow", RAMPS, None, validation=0, optimizer="adam", clip=1.0)
+    loss_of, drawn = toy.Flow.training_loss, []
+
+    def noisy_loss(network, image):
+        drawn.append(torch.rand(()).item())
+        loss, parts = loss_of(network, image + torch.randn_like(image))
+        return loss, parts
+
+    monkeypatch.setattr(toy.Flow, "training_loss", noisy_loss)
+    both_ways(tmp_path, monkeypatch)
+    assert drawn[:24] == drawn[24:] and len(set(drawn)) == 24
+
+
+# -- what does not count -----------------------------------------------------------------------------------------------
+
+
+def test_settings_of_a_launcher_change_nothing(declare, tmp_path, monkeypatch):
+    """They come from a configuration file of the user that no recipe knows."""
+    declare(precision="float32")
+    expected = quietly(folder=tmp_path / "expected")
+    settings = {"MIXED_PRECISION": "bf16", "GRADIENT_ACCUMULATION_STEPS": "4", "DYNAMO_BACKEND": "EAGER"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    AcceleratorState._reset_state(True)
+    same_weights(quietly(folder=tmp_path / "set"), expected)
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16"  # left as it was for others
+
+
+def test_gradients_that_are_switched_off_are_on_in_training(declare, tmp_path):
+    declare()
+    expected = quietly(folder=tmp_path / "expected")
+    with torch.no_grad():
+        same_weights(quietly(folder=tmp_path / "off"), expected)
+
+
+def test_a_resumed_run_uses_as_many_threads_as_before_and_the_card_tells_all_hardware(declare, monkeypatch):
+    declare()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "time", Clock())
+        assert not quietly(minutes=0.2).finished
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        try:
+            torch.set_num_threads(2)
+            assert not quietly(minutes=0.2).finished and torch.get_num_threads() == 1
+            monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the user's word counts more
+            torch.set_num_threads(2)
+            monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+            assert not quietly(minutes=0.2).finished and torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(1)
+    card = json.loads((quietly().folder / "weights.json").read_text())
+    first, second, third = card["hardware"].split(", then ")
+    assert first.startswith("1 CPU thread, ") and second.startswith("2 CPU threads, ")
+    assert second.endswith(", ONEDNN_MAX_CPU_ISA=AVX2") and third == first + ", ONEDNN_MAX_CPU_ISA=AVX2"
+
+
+@pytest.mark.parametrize(("threads", "load", "warned"), [(2, 5.0, True), (2, 2.4, False), (1, 5.0, False)])
+def test_several_threads_on_a_busy_machine_are_told(threads, load, warned, declare, monkeypatch):
+    declare()
+    monkeypatch.setattr(training.os, "getloadavg", lambda: (load, 0, 0))
+    monkeypatch.setattr(training.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(training.torch, "get_num_threads", lambda: threads)
+    lines = []
+    train("a", "smoke", report=lines.append)
+    found = [line for line in lines if "busy" in line]
+    assert found == ["the machine is busy (load 5 on 2 cores); OMP_NUM_THREADS=1 may be faster than 2 threads"] * warned
+
+
+# -- learning rates of their own ---------------------------------------------------------------------------------------
+
+
+def test_a_frozen_parameter_does_not_move_and_the_card_says_so(declare):
+    declare(lr_factors={"layers.0.*": 0.0}, ema=0.0, optimizer="adam")
+    start = trainer_of("a").network.state_dict()
+    run = quietly()
+    for key, value in load_file(run.weights).items():
+        assert torch.equal(value, start[key]) == key.startswith("layers.0."), key
+    card = json.loads((run.folder / "weights.json").read_text())
+    assert card["recipe"]["lr_factors"] == {"layers.0.*": 0.0}
+    assert card["num_parameters"] == load_network("a", "smoke").num_parameters()
+
+
+def test_other_factors_than_those_of_the_checkpoint_stop_a_resumed_run(declare, monkeypatch):
+    declare(lr_factors={"layers.0.*": 0.5})
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "time", Clock())
+        assert not quietly(minutes=0.2).finished
+    declare()
+    with pytest.raises(ValueError, match=r"lr_factors = {'layers.0.\*': 0.5}, now it is {}"):
+        quietly()
+
+
+def test_a_factor_for_no_parameter_stops_before_the_first_run(declare, capsys):
+    declare(lr_factors={"layer.0.*": 0.5})
+    assert training.main(["a", "--budget", "smoke"]) == 1
+    assert re.search(r"lr_factors has 'layer.0.\*'.*nearest are .*layers.0.(weight|bias)", capsys.readouterr().err)
+    assert not paths.runs_dir().exists()
 
 
 def test_batches_must_divide_among_the_processes(declare, tmp_path):
@@ -275,9 +472,9 @@ def test_processes_stop_together(declare, tmp_path):
     trainer.accelerator = SimpleNamespace(
         num_processes=2, device="cpu", reduce=lambda tensor, how: votes.append(tensor.item()) or tensor / 2
     )
-    assert not trainer._goes_on(True) and votes == [1]
+    assert not trainer._all(True) and votes == [1]
     trainer.accelerator.reduce = lambda tensor, how: tensor
-    assert trainer._goes_on(True) and not trainer._goes_on(False)
+    assert trainer._all(True) and not trainer._all(False)
 
 
 def trainer_of(name, budget="smoke"):
@@ -319,7 +516,8 @@ def test_a_checkpoint_older_than_a_setting_was_trained_with_its_default(declare,
     monkeypatch.setattr(training, "time", Clock())
     stopped = quietly(minutes=0.5)
     state = torch.load(stopped.folder / "checkpoint.pt", weights_only=True)
-    assert state["settings"].pop("start_ratio") == 1
+    assert state["settings"].pop("start_ratio") == 1 and state["settings"].pop("lr_factors") == {}
+    del state["hardware"], state["threads"]
     torch.save(state, stopped.folder / "checkpoint.pt")
     declare(start_ratio=0.5)
     with pytest.raises(ValueError, match="start_ratio = 1.0, now it is 0.5"):
@@ -341,6 +539,32 @@ def test_a_checkpoint_that_lacks_a_part_is_named(part, declare, monkeypatch):
     torch.save(state, file)
     with pytest.raises(ValueError, match="checkpoint.pt is not a readable checkpoint.*delete it"):
         quietly()
+
+
+def test_a_checkpoint_that_cannot_be_opened_is_not_called_damaged(declare, monkeypatch):
+    declare()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "time", Clock())
+        quietly(minutes=0.5)
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(training.torch, "load", refuse)
+    with pytest.raises(PermissionError, match="could not read .*checkpoint.pt: Permission denied") as found:
+        quietly()
+    assert "delete" not in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["../../../x", "a/b", "/x", "..", ""])
+def test_a_name_that_leads_out_of_the_results_is_refused(name, declare, monkeypatch, tmp_path):
+    declare()
+    spec = papers.network("a")
+    monkeypatch.setattr(papers, "network", lambda name: spec)
+    before = {*tmp_path.parent.rglob("*")}
+    with pytest.raises(ValueError, match="expected a plain name"):
+        quietly(name)
+    assert {*tmp_path.parent.rglob("*")} == before
 
 
 def test_pictures_that_changed_stop_a_resumed_run(declare, monkeypatch):
@@ -809,6 +1033,39 @@ def test_command_line_tells_how_it_ended(declare, monkeypatch, capsys, tmp_path)
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["a.curve.csv", "a.json", "a.safetensors"]
     assert load_network("a", weights=tmp_path / "out" / "a.safetensors").card["experiment"] == "a"
+
+
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"])
+def test_time_that_is_up_is_no_failure_to_a_launcher(variable, declare, monkeypatch, capsys):
+    declare()
+    monkeypatch.setenv(variable, "no")
+    monkeypatch.setattr(training, "time", Clock())
+    assert training.main(["a", "--budget", "smoke", "--minutes", "0.5"]) == 0
+    assert "time is up at step" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_stops_before_training(declare, tmp_path, capsys, monkeypatch):
+    declare()
+    (tmp_path / "file").write_text("no folder")
+    assert training.main(["a", "--budget", "smoke", "--out", str(tmp_path / "file" / "out")]) == 1
+    assert re.match("error: .*could not write .*a.safetensors: .*choose a writable folder", capsys.readouterr().err)
+    assert not paths.runs_dir().exists()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert training.main(["a", "--budget", "smoke", "--out", "~/out"]) == 0
+    assert (tmp_path / "out" / "a.safetensors").exists()
+
+
+def test_progress_that_nobody_can_read_stops_nothing(declare, monkeypatch):
+    """As after the terminal was closed."""
+    declare()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert training.main(["a", "--budget", "smoke"]) == 0
+        monkeypatch.undo()
+        with contextlib.suppress(BrokenPipeError):
+            broken.close()
 
 
 @pytest.mark.parametrize("minutes", ["0", "-5", "nan", "inf", "soon"])

@@ -12,7 +12,7 @@ from invdenoise import paths
 from invdenoise.files import sha256
 from invdenoise.models.dncnn import DnCNN
 from invdenoise.models.dninn import DnINN
-from invdenoise.weights import load_weights, read_card, save_weights, weights_path
+from invdenoise.weights import add_to_card, load_weights, read_card, save_weights, weights_path
 
 CARD = {"experiment": "made", "budget": "smoke"}
 SMALL = dict(num_pairs=1, num_layers=1, num_features=2)
@@ -120,6 +120,47 @@ def test_a_card_that_cannot_be_read_is_named(saved):
 def test_released_weights_and_those_of_local_runs_have_their_places():
     assert weights_path("made") == paths.RELEASED_WEIGHTS / "made.safetensors"
     assert weights_path("made", "smoke") == paths.runs_dir() / "made" / "smoke" / "weights.safetensors"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../../x",
+        "..",
+        ".",
+        "",
+        "/x",
+        "a/b",
+        "a/../../b",
+        "a\\b",
+        ".hidden",
+        "-x",
+        "a b",
+        "a\n",
+        "a\0",
+        "~x",
+        None,
+        5,
+    ],
+)
+def test_a_name_that_leads_out_of_its_folder_is_refused(name):
+    with pytest.raises(ValueError, match="the network's name is .*; expected a plain name: .* but no slash"):
+        weights_path(name)
+    if name is not None:  # which stands for the released weights
+        with pytest.raises(ValueError, match="budget is .*; expected a plain name"):
+            weights_path("made", name)
+
+
+def test_entries_are_added_to_a_card(saved):
+    network, path = saved
+    before = read_card(path)
+    add_to_card(path, reason="größer", numbers={"one": 1.5})
+    assert read_card(path) == before | {"reason": "größer", "numbers": {"one": 1.5}}
+    flip_a_bit(path)
+    card = path.with_suffix(".json").read_bytes()
+    with pytest.raises(ValueError, match="truncated or altered"):
+        add_to_card(path, reason="other")
+    assert path.with_suffix(".json").read_bytes() == card
 
 
 def test_only_released_weights_are_restored_by_git(tmp_path, monkeypatch):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +114,31 @@ class Pair(torch.optim.Optimizer):
         self.param_groups = [group for o in self.optimizers for group in o.param_groups]
 
 
+def lr_factors_of(model: nn.Module, lr_factors: Mapping[str, float]) -> dict[str, float]:
+    """Parameter name -> product of the factors whose patterns match it, for every trainable parameter.
+
+    Args:
+        lr_factors: pattern, in which `*` stands for any part of a dotted name -> factor.
+
+    Raises:
+        ValueError: a pattern matches no trainable parameter (names the nearest), or every parameter would be frozen.
+    """
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for pattern in lr_factors:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
+            raise ValueError(
+                f"lr_factors has {pattern!r}, which matches no trainable parameter; the nearest are {', '.join(near)}"
+            )
+    found = {
+        name: math.prod(factor for pattern, factor in lr_factors.items() if fnmatch.fnmatchcase(name, pattern))
+        for name in names
+    }
+    if found and not any(found.values()):
+        raise ValueError("lr_factors freezes every parameter; give at least one a factor above 0")
+    return found
+
+
 def build_optimizer(
     model: nn.Module,
     kind: str,
@@ -119,6 +146,7 @@ def build_optimizer(
     adam_ratio: float,
     taken_over: Collection[str] = (),
     start_ratio: float = 1.0,
+    lr_factors: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer of a recipe over `model`.
 
@@ -129,20 +157,33 @@ def build_optimizer(
         adam_ratio: that of the vectors beside Muon, as a fraction of `lr`.
         taken_over: names of parameters that come from a trained network.
         start_ratio: their learning rate, as a fraction of that of fresh ones.
+        lr_factors: see `papers.Recipe`. A factor of 0 freezes the parameter: it no longer requires a gradient.
+
+    Raises:
+        ValueError: see `lr_factors_of`.
     """
-    fresh, taken = [], []
+    factors = lr_factors_of(model, lr_factors or {})
+    rates: dict[tuple[bool, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (taken if name in taken_over and start_ratio != 1 else fresh).append(parameter)
+        if name not in factors:
+            continue
+        if factors[name] == 0:
+            parameter.requires_grad_(False)
+            continue
+        taken = name in taken_over and start_ratio != 1
+        rates[taken, factors[name] * (start_ratio if taken else 1)].append(parameter)
+    # Fresh parameters first: checkpoints hold the groups in this order.
+    ordered = sorted(rates.items(), key=lambda item: (item[0][0], -item[0][1]))
 
     def groups(wanted: Callable[[nn.Parameter], bool], lr: float) -> list[dict]:
-        rates = ((fresh, lr), (taken, lr * start_ratio))
-        found = [{"params": [p for p in params if wanted(p)], "lr": rate} for params, rate in rates]
+        found = [{"params": [p for p in params if wanted(p)], "lr": lr * factor} for (_, factor), params in ordered]
         return [group for group in found if group["params"]]
 
     if kind == "adam":
         return torch.optim.Adam(groups(lambda p: True, lr), lr=lr)
-    optimizers: list[torch.optim.Optimizer] = [Muon(groups(lambda p: p.ndim >= 2, lr), lr=lr)]
+    optimizers: list[torch.optim.Optimizer] = []
+    if kernels := groups(lambda p: p.ndim >= 2, lr):
+        optimizers.append(Muon(kernels, lr=lr))
     if vectors := groups(lambda p: p.ndim < 2, lr * adam_ratio):
         optimizers.append(torch.optim.Adam(vectors, lr=lr * adam_ratio))
     return Pair(optimizers)

@@ -59,6 +59,8 @@ class Recipe(Declared):
         optimizer: "adam", or "muon" on convolution kernels with Adam on the rest, at `lr * adam_ratio`.
         schedule: "onecycle" is a linear warm-up, then a cosine to `lr * final`; "steps" multiplies by `gamma` at each milestone (epochs).
         start: network whose trained weights are the start; `start_ratio` is their learning rate as a fraction of `lr`.
+        lr_factors: pattern of parameter names ("estimator.*") -> their learning rate as a fraction of `lr`; 0 freezes them.
+            `*` stands for any part of a name. Factors of all patterns that match, and `start_ratio`, are multiplied.
         clip: largest norm of the gradient; 0 leaves it alone.
         ema: decay of the averaged weights, which are the ones kept; 0 keeps the last.
         precision: of activations (weights stay float32): "float32", "bfloat16", or "fastest", see `kernels.resolve_precision`.
@@ -83,6 +85,7 @@ class Recipe(Declared):
     gamma: Positive = 1.0
     start: str | None = None
     start_ratio: NotNegative = 1.0
+    lr_factors: dict[str, NotNegative] = {}
     clip: NotNegative = 0.05
     ema: float = Field(0.998, ge=0, lt=1)
     precision: Literal["fastest", "float32", "bfloat16"] = "fastest"
@@ -303,16 +306,53 @@ class Figure(Declared):
 # --- Printed numbers and claims
 
 
+class Explanation(Declared):
+    """Why some of our numbers exceed the printed ones.
+
+    Attributes:
+        of: one of the row's `ours`.
+        where: printed column ("sigma", "dataset") -> values that it is about; all when missing.
+        says: the reason, or what was tried to find one.
+    """
+
+    of: str
+    where: dict[Literal["dataset", "sigma", "metric"], list[Any]] = {}
+    says: str
+
+
 class Row(Declared):
     """A printed method beside ours.
 
     Attributes:
         label: what to print.
-        ours: our methods, without noise level -> what to add to the label in brackets ("authors' weights").
+        ours: our methods, without noise level -> what to add to the label in brackets ("authors' weights"). The first one counts.
+        explain: reasons for numbers that exceed the print. One without a reason is shown as unexplained.
     """
 
     label: str
     ours: dict[str, str] = {}
+    explain: Annotated[tuple[Explanation, ...], Listed] = ()
+
+    @model_validator(mode="after")
+    def _explains_its_own(self):
+        for entry in self.explain:
+            if entry.of not in self.ours:
+                raise ValueError(f"explain is of {entry.of!r}; expected one of ours: {', '.join(self.ours) or 'none'}")
+        return self
+
+
+class Conventions(Declared):
+    """How a printed number may have been measured, where that changes it.
+
+    Attributes:
+        judged: convention of the place's `variant`, in a few words: verdicts are on these numbers.
+        others: variant of our results -> its convention. They are shown beside, and not counted.
+        known: what is known of the paper's own convention.
+    """
+
+    judged: str
+    others: dict[str, str] = Field(min_length=1)
+    known: str
 
 
 class Place(Declared):
@@ -324,7 +364,8 @@ class Place(Declared):
         reads: scores that ours are taken from.
         across: condition that makes the columns.
         by: condition or "dataset" that makes a table of its own for each value.
-        variant: of our results.
+        variant: of our results; the one that is judged.
+        conventions: other variants that differ in how the number is measured.
         rows: printed method -> ours; or the name of another place that has the same rows.
         show: whether the report shows the table; False for one that repeats another.
         note: a sentence below the table.
@@ -336,9 +377,16 @@ class Place(Declared):
     across: str = "sigma"
     by: str | None = None
     variant: str = ""
+    conventions: Conventions | None = None
     rows: dict[str, Row] | str
     show: bool = True
     note: str = ""
+
+    @model_validator(mode="after")
+    def _judges_one_variant(self):
+        if self.conventions is not None and self.variant in self.conventions.others:
+            raise ValueError(f"variant {self.variant!r} is judged; conventions.others lists the ones that are not")
+        return self
 
 
 class Test(Declared):
@@ -577,7 +625,15 @@ def read_papers(folder: Path) -> dict[str, Paper]:
     ordered = dict(sorted(found.items(), key=lambda item: (item[1].order, item[0])))
     owners: dict[str, str] = {}
     for name, paper in ordered.items():
-        for method in (*paper.networks, *paper.ablations, *paper.authors):
+        named = {
+            "network": (*paper.networks, *paper.ablations, *paper.authors),
+            "score": paper.scores,
+            "figure": paper.figures,
+        }
+        for what, names in named.items():
+            for one in names:
+                paths.plain_name(one, f"{name}/{FILE}: the name of a {what}")
+        for method in named["network"]:
             if method in owners:
                 raise ValueError(f"{name}/{FILE}: {method} is declared by {owners[method]} too; choose another name")
             owners[method] = name

@@ -7,8 +7,13 @@ The loop knows four things of a network: it is built from its declaration, `prep
 there is such a method, `training_loss(**batch)` gives the loss and the figures to log, and its task validates it.
 
 A run lives in `results/runs/<network>/<budget>/`: `checkpoint.pt` (everything needed to go on), `curve.csv`, and at the end
-`weights.safetensors` with its card. Kill it at any moment and start it again: it ends in the same weights, bit for bit. Stopped with Ctrl-C
-it keeps every step; killed otherwise, those up to the last checkpoint.
+`weights.safetensors` with its card. Kill it at any moment and start it again: it ends in the same weights, bit for bit,
+on the same kind of machine with the same number of processes. Stopped with Ctrl-C, SIGTERM or SIGHUP it keeps every
+step; killed otherwise, those up to the last checkpoint.
+
+Several processes share each batch:
+
+    torchrun --nproc_per_node 2 -m invdenoise.training NAME
 """
 
 from __future__ import annotations
@@ -34,11 +39,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from invdenoise import kernels, papers, paths
-from invdenoise.device import can_compile, hardware
-from invdenoise.files import atomic, exclusive
+from invdenoise.data.batches import stable_seed
+from invdenoise.device import THREADS, can_compile, compile_or_run, hardware, use_free_cores
+from invdenoise.files import atomic, check_writable, exclusive
 from invdenoise.methods import load_network
-from invdenoise.optim import build_optimizer
+from invdenoise.optim import build_optimizer, lr_factors_of
 from invdenoise.papers import BUDGETS, Network, Recipe, resolve
+from invdenoise.paths import plain_name
 from invdenoise.provenance import VERSION, commit
 from invdenoise.tasks.base import make_task
 from invdenoise.weights import read_card, save_weights, weights_path
@@ -46,6 +53,13 @@ from invdenoise.weights import read_card, save_weights, weights_path
 # Columns of a curve before and after the figures that the network logs; the metric that validates has a column `val_<metric>`.
 BEFORE = ("step", "patches", "seconds", "lr", "loss")
 AFTER = ("grad_norm", "skipped")
+
+# Variables of the environment that change results by rounding or more. Those that are set stand on the card.
+ROUNDING = (
+    "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA",
+    "INVDENOISE_KERNELS", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +80,7 @@ class Run:
         return self.folder / "weights.safetensors"
 
 
+@torch.enable_grad()
 def train(
     name: str,
     budget: str = "laptop",
@@ -86,23 +101,36 @@ def train(
         The run; `run.finished` says whether its weights are written.
 
     Raises:
-        ValueError: unknown name or budget, or a checkpoint made with other settings.
+        ValueError: unknown name or budget, a name that is no plain name, or a checkpoint made with other settings.
         DataUnavailable: the pictures cannot be had; no others stand in for them.
         RuntimeError: the same run is under way in another process, or training came to nothing.
-        KeyboardInterrupt: it was interrupted, after the checkpoint was written.
+        OSError: a file could not be written, as on a full disk; the last checkpoint is kept.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP stopped it, after the checkpoint was written.
     """
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     spec = papers.network(name)
     recipe = spec.recipe(budget)
-    folder = folder or paths.runs_dir() / name / budget
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    folder = folder or paths.runs_dir() / plain_name(name, "the network's name") / budget
+    accelerator = _accelerator()
     if accelerator.device.type == "cuda":  # equal results from run to run, and "float32" means it
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    else:
+        use_free_cores()
     if not accelerator.is_main_process:
         return _Trainer(spec, budget, recipe, folder, accelerator, None).run(deadline)
     with exclusive(folder / "lock", f"training of {name} ({budget})"):
         return _Trainer(spec, budget, recipe, folder, accelerator, report).run(deadline)
+
+
+def _accelerator() -> Accelerator:
+    """Device and processes. Other settings of a launcher are left aside: its mixed precision, for one, is no recipe's."""
+    others = [name for name in os.environ if name.startswith("ACCELERATE_") and name != "ACCELERATE_USE_CPU"]
+    kept = {name: os.environ.pop(name) for name in others}
+    try:
+        return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    finally:
+        os.environ.update(kept)
 
 
 class _Loss(nn.Module):
@@ -117,9 +145,10 @@ class _Loss(nn.Module):
         if recipe.compile and kernels.has_kernel(network, device, precision):
             kernels.attach(network, precision)
         elif recipe.compile and can_compile(device):
-            mode = "reduce-overhead" if device.type == "cuda" else "default"  # CUDA graphs: one launch a step
+            # On a GPU CUDA graphs: one launch a step. On a CPU a compiler that fails is no reason to stop.
+            how = {"mode": "reduce-overhead"} if device.type == "cuda" else {"backend": compile_or_run}
             in_parts = getattr(network, "compiled_loss", None)
-            self.loss = in_parts(mode=mode) if in_parts else torch.compile(network.training_loss, mode=mode)
+            self.loss = in_parts(**how) if in_parts else torch.compile(network.training_loss, **how)
 
     def forward(self, **batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and the figures to log."""
@@ -161,11 +190,17 @@ class _Trainer:
         network.to(accelerator.device, memory_format=torch.channels_last)
         if hasattr(network, "prepare"):
             network.prepare(**self.source.batch(0))
-        network.precision = kernels.resolve_precision(
-            network, recipe.precision, accelerator.device
-        )  # validated in it too
+        # Validated in it too.
+        network.precision = kernels.resolve_precision(network, recipe.precision, accelerator.device)
+        self.num_parameters = _num_parameters(network)  # also those that the recipe freezes
         self.optimizer = build_optimizer(
-            network, recipe.optimizer, recipe.lr, recipe.adam_ratio, self.taken_over, recipe.start_ratio
+            network,
+            recipe.optimizer,
+            recipe.lr,
+            recipe.adam_ratio,
+            self.taken_over,
+            recipe.start_ratio,
+            recipe.lr_factors,
         )
         self.buffers = list(network.buffers())
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
@@ -176,14 +211,18 @@ class _Trainer:
         self.network = network
         self.step, self.skipped, self.seconds, self.curve = 0, 0, 0.0, []
         self.logged: list[dict[str, float]] = []  # loss and figures of each step since the last row of the curve
+        self.hardware: list[str] = []  # all that it was trained on
 
     def run(self, deadline: float) -> Run:
         self._resume()
         already = self.step == self.num_steps
         if not already:
+            if self.report and (warning := _busy()):
+                self.report(warning)
             with _stop_signal() as stop:
                 self._loop(deadline, stop)
-            if stop.is_set():
+                stopped = not self._all(not stop.is_set())
+            if stopped:
                 raise KeyboardInterrupt(f"stopped at step {self.step} of {self.num_steps}")
         elif self.report:
             self.report(f"{self.spec.name} ({self.budget}): already trained, {self.step} steps")
@@ -217,9 +256,15 @@ class _Trainer:
         recent: deque[dict[str, float]] = deque(maxlen=50)
         began, told, first = time.monotonic(), 0.0, self.step
         before = self.seconds
+        self._note_hardware()
         self.network.train()
-        while self.step < self.num_steps and self._goes_on(time.monotonic() < deadline and not stop.is_set()):
+        while self.step < self.num_steps and self._all(time.monotonic() < deadline and not stop.is_set()):
             lr = self._set_lr()
+            # What the network draws depends on the step alone, so that a resumed run draws the same.
+            seed = stable_seed(recipe.seed, "step", self.step, rank)
+            torch.default_generator.manual_seed(seed)  # `torch.manual_seed` looks for devices, which takes longer
+            if self.accelerator.device.type == "cuda":
+                torch.cuda.manual_seed(seed)
             buffers = [buffer.clone() for buffer in self.buffers]
             batch = self.source.batch(self.step)
             batch = {key: value[rank::world] if value.ndim else value for key, value in batch.items()}
@@ -260,12 +305,20 @@ class _Trainer:
         if self.step % recipe.checkpoint_every and self.step < self.num_steps:
             self._save_checkpoint()
 
-    def _goes_on(self, willing: bool) -> bool:
-        """Whether to take another step. Processes must agree: one that stopped would leave the others waiting."""
+    def _all(self, mine: bool) -> bool:
+        """Whether it is so in all processes. They must agree: one that stopped would leave the others waiting."""
         if self.accelerator.num_processes == 1:
-            return willing
-        votes = torch.tensor(float(willing), device=self.accelerator.device)
+            return mine
+        votes = torch.tensor(float(mine), device=self.accelerator.device)
         return self.accelerator.reduce(votes, "mean").item() == 1
+
+    def _note_hardware(self) -> None:
+        """Add to `hardware` what this process trains on, if it is new: sums depend on it in their last digits."""
+        world = self.accelerator.num_processes
+        here = f"{world} processes of " * (world > 1) + hardware(self.accelerator.device)
+        here = ", ".join([here, *(f"{name}={os.environ[name]}" for name in ROUNDING if os.environ.get(name))])
+        if here not in self.hardware:
+            self.hardware.append(here)
 
     def _set_lr(self) -> float:
         factor = schedule_factor(self.recipe, self.step, self.num_steps, self.epoch_steps)
@@ -321,7 +374,7 @@ class _Trainer:
         state = {
             "settings": self._settings(), "step": self.step, "skipped": self.skipped, "seconds": self.seconds,
             "curve": self.curve, "logged": self.logged, "network": self.network.state_dict(), "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "hardware": self.hardware, "threads": torch.get_num_threads(),
         }  # fmt: skip
         with atomic(self.folder / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
@@ -329,7 +382,10 @@ class _Trainer:
 
     def _write_curve(self) -> None:
         between = [key for row in self.curve for key in row if key not in (*BEFORE, *AFTER)]
-        with atomic(self.folder / "curve.csv") as temporary, open(temporary, "w", newline="") as handle:
+        with (
+            atomic(self.folder / "curve.csv") as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as handle,
+        ):
             writer = csv.DictWriter(handle, [*BEFORE, *dict.fromkeys(between), *AFTER], restval=math.nan)
             writer.writeheader()
             writer.writerows(self.curve)
@@ -339,8 +395,13 @@ class _Trainer:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            # "cpu" serves every device: each part below copies its state to where it lives.
+            state = torch.load(path, map_location="cpu", weights_only=True)
             theirs = dict(state["settings"])
+        except OSError as error:
+            raise OSError(
+                error.errno, f"could not read {path}: {error.strerror or error}; the file was left alone"
+            ) from error
         except Exception as error:
             raise ValueError(_unreadable(path, error)) from None
         # A checkpoint from before a key existed was trained with its default.
@@ -361,8 +422,11 @@ class _Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.skipped, self.seconds = state["step"], state["skipped"], state["seconds"]
             self.curve, self.logged = state["curve"], state["logged"]
+            self.hardware, threads = state.get("hardware", []), state.get("threads", 0)
         except Exception as error:  # whatever a damaged file makes of these
             raise ValueError(_unreadable(path, error)) from None
+        if 0 < threads <= (os.cpu_count() or 1) and not os.environ.get(THREADS):
+            torch.set_num_threads(threads)  # sums in parts of the same size
         if self.report:
             self.report(f"{self.spec.name} ({self.budget}): going on at step {self.step} of {self.num_steps}")
 
@@ -374,7 +438,7 @@ class _Trainer:
             "sigmas": self.spec.sigmas,
             "model": self.spec.model,
             "options": self.spec.options,
-            "num_parameters": _num_parameters(self.network),
+            "num_parameters": self.num_parameters,
             "source": self._source,
             "recipe": self.recipe.model_dump(exclude={"source"}),
             "started_from": self.started_from,
@@ -385,7 +449,7 @@ class _Trainer:
             **self._validated(),
             "data": self.source.name,
             "data_sha256": self.source.sha256,
-            "hardware": hardware(self.accelerator.device),
+            "hardware": ", then ".join(self.hardware) or hardware(self.accelerator.device),
             "torch": torch.__version__,
             "version": VERSION,
             "commit": commit(),
@@ -441,27 +505,46 @@ def schedule_factor(recipe: Recipe, step: int, num_steps: int, epoch_steps: floa
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets instead of breaking off in the middle of a step; a second one breaks off."""
+    """An event that Ctrl-C, SIGTERM and SIGHUP set instead of ending the process in the middle of a step.
+
+    A second Ctrl-C breaks off at once. A signal that somebody else handles or ignores, such as SIGHUP under nohup, is
+    left alone. Only the main thread can handle signals; in another one the event is never set.
+    """
     stop = threading.Event()
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else somebody wants it otherwise
-    if not usual or threading.current_thread() is not threading.main_thread():  # only there may signals be handled
-        yield stop
-        return
+    usual = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        defaults = (signal.SIG_DFL, signal.default_int_handler)
+        usual = {number: handler for number, handler in handlers.items() if handler in defaults}
 
     def handle(number: int, frame: object) -> None:
         stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, usual[signal.SIGINT])
 
-    signal.signal(signal.SIGINT, handle)
+    for number in usual:
+        signal.signal(number, handle)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+def _busy() -> str:
+    """A warning where several threads share the cores with other processes, which slows them down; else ""."""
+    try:
+        load, cores, threads = os.getloadavg()[0], os.cpu_count() or 1, torch.get_num_threads()
+    except (AttributeError, OSError):  # this system does not say
+        return ""
+    if threads == 1 or load < cores + 1:  # a run that has just ended is a load of up to `cores`
+        return ""
+    return f"the machine is busy (load {load:.0f} on {cores} cores); {THREADS}=1 may be faster than {threads} threads"
 
 
 def _unreadable(path: Path, error: Exception) -> str:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"{path} is not a readable checkpoint ({reason[:200]}); delete it to train from the start"
+    return f"{path} is not a readable checkpoint ({reason[:200]}); restore it, or delete it to train from the start"
 
 
 def _whole(weights: Path) -> bool:
@@ -488,7 +571,11 @@ def means(rows: Collection[dict[str, float]]) -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: train networks one after another within a time limit; 0 when all are finished, 3 when time ran out."""
+    """Train networks one after another within a time limit.
+
+    Exit status: 0 when all are finished, 3 when time ran out, 130 when stopped by a signal, 1 after an error. Under
+    torchrun or accelerate, time that ran out is 0 too: they take any other status for a crash and print a traceback.
+    """
     parser = argparse.ArgumentParser(prog="python -m invdenoise.training", description=main.__doc__)
     parser.add_argument("names", nargs="+", metavar="NAME")
     parser.add_argument("--budget", default="laptop", choices=BUDGETS)
@@ -497,30 +584,49 @@ def main(arguments: list[str] | None = None) -> int:
         "--out", type=Path, help="folder for <name>.safetensors, its card and curve, besides the run's own"
     )
     options = parser.parse_args(arguments)
+    out = options.out and options.out.expanduser()
     end = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # several processes agree on the time inside `train`
+    first = int(os.environ.get("RANK", 0)) == 0
+    tell = _tell if first else lambda line: None
+    time_is_up = 0 if _launched() else 3
     try:
-        for name in options.names:  # a wrong name, budget, model or option stops before the first run
-            papers.network(name).recipe(options.budget)
-            papers.network(name).build()
+        for name in options.names:  # what is wrong with a name, a declaration or the folder stops before the first run
+            spec = papers.network(name)
+            lr_factors_of(spec.build(), spec.recipe(options.budget).lr_factors)
+            if out:
+                check_writable(out / f"{plain_name(name, 'the network')}.safetensors")
         for name in options.names:
             left = None if options.minutes is None else (end - time.monotonic()) / 60
             if left is not None and left <= 0 and alone:
-                print(f"time is up before {name}; the same command goes on from there")
-                return 3
-            run = train(name, options.budget, left, report=lambda line: print(line, flush=True))
+                tell(f"time is up before {name}; the same command goes on from there")
+                return time_is_up
+            run = train(name, options.budget, left, report=tell)
             if not run.finished:
-                print(f"time is up at step {run.step} of {run.num_steps}; the same command goes on from there")
-                return 3
-            if options.out:
-                _copy_out(run, name, options.out)
+                tell(f"time is up at step {run.step} of {run.num_steps}; the same command goes on from there")
+                return time_is_up
+            if out and first:
+                _copy_out(run, name, out)
     except KeyboardInterrupt as interrupt:
-        print(f"{str(interrupt) or 'stopped'}; the same command goes on from there")
+        tell(f"{str(interrupt) or 'stopped'}; the same command goes on from there")
         return 130
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _launched() -> bool:
+    """Whether torchrun or accelerate started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
+def _tell(line: str) -> None:
+    """Print a line. Where nobody can read it any more, as in a closed terminal, training goes on in silence."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
 def _positive(text: str) -> float:

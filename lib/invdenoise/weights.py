@@ -11,13 +11,19 @@ from safetensors.torch import load_file, save_file
 
 from invdenoise import paths
 from invdenoise.files import atomic, sha256
+from invdenoise.paths import plain_name
 
 
 def weights_path(name: str, budget: str | None = None) -> Path:
-    """File of the released weights of a network, or of a local run of `budget`."""
+    """File of the released weights of a network, or of a local run of `budget`.
+
+    Raises:
+        ValueError: the name or the budget is not a plain name, such as "../other".
+    """
+    plain_name(name, "the network's name")
     if budget is None:
         return paths.RELEASED_WEIGHTS / f"{name}.safetensors"
-    return paths.runs_dir() / name / budget / "weights.safetensors"
+    return paths.runs_dir() / name / plain_name(budget, "budget") / "weights.safetensors"
 
 
 def card_path(weights: Path) -> Path:
@@ -30,8 +36,17 @@ def save_weights(network: torch.nn.Module, path: Path, card: dict[str, Any]) -> 
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     with atomic(path) as temporary:
         save_file(tensors, temporary)
-    with atomic(card_path(path)) as temporary:
-        temporary.write_text(json.dumps({**card, "sha256": sha256(path)}, indent=2) + "\n")
+    _write_card(path, {**card, "sha256": sha256(path)})
+
+
+def _write_card(weights: Path, card: dict[str, Any]) -> None:
+    with atomic(card_path(weights)) as temporary:
+        temporary.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def add_to_card(weights: Path, **entries: Any) -> None:
+    """Write further entries on the card of a weights file; raises as `read_card` does, and then changes nothing."""
+    _write_card(weights, {**read_card(weights), **entries})
 
 
 def read_card(weights: Path) -> dict[str, Any]:
@@ -47,7 +62,7 @@ def read_card(weights: Path) -> dict[str, Any]:
             f"{weights.name} has no card {path.name} beside it; weights without origin are not used"
         )
     try:
-        card = json.loads(path.read_text())
+        card = json.loads(path.read_text(encoding="utf-8"))
         expected, _, _ = (str(card[key]) for key in ("sha256", "experiment", "budget"))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a readable card ({error!r}); restore it or train the weights again") from None
