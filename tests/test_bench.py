@@ -157,7 +157,7 @@ def test_a_network_runs_in_its_kernel_compiled_or_as_it_is(monkeypatch):
     assert bench._step(network, batch, fast=True)[0] == "float32"
     compiled, attached = [], []
     monkeypatch.setattr(bench, "can_compile", lambda: True)
-    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
+    monkeypatch.setattr(torch, "compile", lambda function, backend: compiled.append(function) or function)
     setting, step = bench._step(network, batch, fast=True)
     step()
     assert setting == "compiled float32" and len(compiled) == 1

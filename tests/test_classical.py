@@ -17,7 +17,7 @@ from invdenoise.tasks.metrics import psnr
 SIGMA = 25
 SET12 = Path(os.environ.get("DATA_MIRROR") or "no-mirror") / "set12"
 
-needs_bm3d = pytest.mark.skipif(not importlib.util.find_spec("bm3d"), reason="package not installed: pip install bm3d")
+needs_bm3d = pytest.mark.skipif(not importlib.util.find_spec("bm3d"), reason="package not installed: make env BM3D=1")
 
 # A warning of a library would end up in the notebooks.
 pytestmark = pytest.mark.filterwarnings("error")
@@ -50,7 +50,10 @@ def test_load_returns_the_method_of_that_name(method):
 
 
 # Over three draws of the noise the methods gain 8.1, 6.8, 1.6 and 7.2 dB at least, give or take 0.1.
-@pytest.mark.parametrize(("name", "gain"), [("bm3d", 7.8), ("wavelet-bayes", 6.5), ("wavelet-visu", 1.3), ("nlm", 6.9)])
+@pytest.mark.parametrize(
+    ("name", "gain"),
+    [pytest.param("bm3d", 7.8, marks=needs_bm3d), ("wavelet-bayes", 6.5), ("wavelet-visu", 1.3), ("nlm", 6.9)],
+)
 def test_gain_over_the_noisy_image(name, gain, clean, noisy):
     denoised = classical.load(name).denoise(noisy, SIGMA)
     assert psnr(clean, denoised) - psnr(clean, noisy) > gain
@@ -165,11 +168,15 @@ def test_bm3d_threads_change_next_to_nothing(clean, noisy):
 
 @needs_bm3d
 @pytest.mark.skipif(not SET12.is_dir(), reason="data not available: set DATA_MIRROR to a folder with set12/")
-def test_bm3d_on_house_as_published():
-    # 32.85 dB at sigma 25 (Zhang et al., TIP 2017, Table III). Measured over two draws of the noise: 32.86 and 32.99.
+def test_bm3d_on_house_is_what_was_measured():
+    """On the evaluation's own draw of the noise, to a tenth of what a verdict tells apart.
+
+    Published is 32.85 dB at sigma 25 (Zhang et al., TIP 2017, Table III). One draw moves one picture by more than a verdict's 0.05 dB, so
+    the print is held by the means over whole sets: `test_linn_table.py`.
+    """
     clean = torch.from_numpy(io.imread(SET12 / "02.png")).float()[None, None] / 255
-    noisy = awgn(clean, SIGMA, noise_generator(0, "set12", "02.png", SIGMA))
-    assert psnr(clean, classical.load("bm3d").denoise(noisy, SIGMA)) == pytest.approx(32.85, abs=0.2)
+    noisy = awgn(clean, SIGMA, noise_generator(0, "set12", "02", SIGMA))
+    assert psnr(clean, classical.load("bm3d").denoise(noisy, SIGMA)) == pytest.approx(32.795, abs=0.005)
 
 
 def test_without_the_package_bm3d_says_how_to_get_it(monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from invdenoise import kernels
+from invdenoise import device, kernels
 from invdenoise.device import cpu_compiler
 from invdenoise.kernels import LIFTING_NET, WINNET, Kernel, build
 from invdenoise.layers.lifting import LiftingNet
@@ -30,7 +30,7 @@ BF16 = dict(device_type="cpu", dtype=torch.bfloat16)
 @pytest.fixture(autouse=True)
 def nothing_warned_of(monkeypatch):
     """A fault is named once in a process; every test sees it."""
-    monkeypatch.setattr(build, "_warned", set())
+    monkeypatch.setattr(device, "_warned", set())
 
 
 def integer_net(num_in, num_out, num_layers, num_features=16):
@@ -345,6 +345,58 @@ def test_a_copy_is_attached_too_and_uses_its_own_weights(copied, monkeypatch, ra
 
 
 @needs_compiler
+def test_calls_whose_gradient_is_needed_can_be_left_to_pytorch(monkeypatch, randomised):
+    plain = randomised(DnINN(num_layers=2), gain=0.5).eval()
+    network = kernels.attach(copy.deepcopy(plain), gradients=False)
+    noisy, direction, calls = torch.rand(1, 1, 20, 22), torch.randn(1, 1, 20, 22), []
+    call = Kernel.call
+    monkeypatch.setattr(Kernel, "call", lambda self, *rest: calls.append(self) or call(self, *rest))
+    exact = plain(noisy).detach()
+    assert torch.equal(network(noisy), exact) and calls == []  # the parameters ask for gradients
+
+    def curvature(net):  # the gradient of a gradient, which the kernel cannot give
+        x = noisy.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+        return torch.autograd.grad((gradient * direction).sum(), x)[0]
+
+    assert torch.equal(curvature(network), curvature(plain)) and calls == []
+    for net in (network, plain):
+        net.requires_grad_(False)
+    assert torch.equal(curvature(network), curvature(plain)) and calls == []  # the picture asks
+    torch.testing.assert_close(network(noisy), exact, rtol=0, atol=1e-5)
+    torch.testing.assert_close(network.denoise(noisy), exact.clamp(0, 1), rtol=0, atol=1e-5)
+    assert len(calls) == 2 * 16
+    calls.clear()
+    with torch.inference_mode():
+        torch.testing.assert_close(network(noisy), exact, rtol=0, atol=1e-5)
+    assert len(calls) == 16
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_in_another_precision_runs_in_it(dtype, monkeypatch, randomised):
+    monkeypatch.setattr(Kernel, "call", lambda *_: pytest.fail("the float32 kernel was called"))
+    plain = randomised(DnINN(num_layers=2), gain=0.5).eval().to(dtype)
+    network = kernels.attach(copy.deepcopy(plain), gradients=False)
+    noisy = torch.rand(1, 1, 12, 14)
+    assert torch.equal(network.denoise(noisy), plain.denoise(noisy))
+
+
+@needs_compiler
+def test_a_pickled_network_works_where_the_kernel_cannot_be_built(monkeypatch, randomised):
+    plain = randomised(DnINN(num_layers=2), gain=0.5).eval()
+    stored = pickle.dumps(kernels.attach(copy.deepcopy(plain), gradients=False))
+    monkeypatch.setattr(device, "cpu_compiler", lambda: None)
+    monkeypatch.setitem(LIFTING_NET, "float32", fresh(LIFTING_NET["float32"]))
+    noisy = torch.rand(1, 1, 12, 14)
+    with pytest.warns(UserWarning, match="there is no C.. compiler"):
+        assert torch.equal(pickle.loads(stored).denoise(noisy), plain.denoise(noisy))
+    monkeypatch.setenv("INVDENOISE_KERNELS", "off")
+    monkeypatch.setattr(Kernel, "call", lambda *_: pytest.fail("switched off"))
+    assert torch.equal(pickle.loads(stored).denoise(noisy), plain.denoise(noisy))
+
+
+@needs_compiler
 def test_the_average_of_weights_is_attached_and_follows(randomised):
     network = kernels.attach(randomised(DnINN(num_layers=2), gain=0.5))
     average = torch.optim.swa_utils.AveragedModel(network)
@@ -399,7 +451,7 @@ def fresh(kernel):
 @pytest.mark.parametrize("kernel", LIFTING_NET.values(), ids=LIFTING_NET)
 def test_a_compiler_that_cannot_build_it_is_named_and_pytorch_serves(monkeypatch, tmp_path, kernel):
     monkeypatch.setenv("INVDENOISE_CACHE", str(tmp_path))
-    monkeypatch.setattr(build, "cpu_compiler", lambda: "false")
+    monkeypatch.setattr(device, "cpu_compiler", lambda: "false")
     kernel = dataclasses.replace(kernel, needs=frozenset())
     monkeypatch.setitem(LIFTING_NET, "float32", kernel)
     net, x = LiftingNet(1, 3, 2, identity_start=False), torch.rand(1, 1, 9, 9)
@@ -414,7 +466,7 @@ def test_a_compiler_that_cannot_build_it_is_named_and_pytorch_serves(monkeypatch
 
 
 def test_without_a_compiler_pytorch_serves_after_one_warning(monkeypatch):
-    monkeypatch.setattr(build, "cpu_compiler", lambda: None)
+    monkeypatch.setattr(device, "cpu_compiler", lambda: None)
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setitem(LIFTING_NET, "float32", fresh(LIFTING_NET["float32"]))
     with pytest.warns(UserWarning) as warned:
@@ -452,12 +504,24 @@ def test_a_change_of_the_shared_header_builds_it_again(folder):
     assert len(list(folder.parent.rglob("cache/**/*.so"))) == 2
 
 
+@needs_compiler
+def test_a_damaged_kernel_is_built_again(folder):
+    assert Kernel("small.cpp")._library.answer() == 41
+    (built,) = folder.parent.rglob("cache/**/*.so")
+    copy_of_it = built.with_suffix(".damaged")  # the loaded file itself must stay whole
+    copy_of_it.write_bytes(built.read_bytes()[:1000])
+    copy_of_it.replace(built)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Kernel("small.cpp")._library.answer() == 41
+
+
 def without_headers(folder, monkeypatch):
     (folder / "small.cpp").write_text("#include <no_such_header>\n" + SOURCE)
 
 
 def without_a_compiler_that_starts(folder, monkeypatch):
-    monkeypatch.setattr(build, "cpu_compiler", lambda: "/no/such/compiler")
+    monkeypatch.setattr(device, "cpu_compiler", lambda: "/no/such/compiler")
 
 
 def without_a_cache_to_write_to(folder, monkeypatch):
@@ -468,6 +532,18 @@ def without_a_cache_to_write_to(folder, monkeypatch):
 def without_the_right_to_execute(folder, monkeypatch):
     def refuse(path):
         raise OSError(f"{path}: failed to map segment from shared object")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+
+
+def without_execution(folder, monkeypatch):
+    without_the_libraries_of_the_builder(folder, monkeypatch)
+    monkeypatch.setattr(build, "forbids_execution", lambda folder: True)
+
+
+def without_the_libraries_of_the_builder(folder, monkeypatch):
+    def refuse(path):
+        raise OSError("libc.so.6: version `GLIBC_2.99' not found")
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
 
@@ -484,6 +560,8 @@ def without_the_right_to_execute(folder, monkeypatch):
             "Set INVDENOISE_CACHE.*written",
         ),
         (without_the_right_to_execute, "could not be loaded .*failed to map", "Set INVDENOISE_CACHE.*noexec"),
+        (without_execution, "could not be loaded", "Set INVDENOISE_CACHE.*noexec"),
+        (without_the_libraries_of_the_builder, "could not be loaded .*GLIBC", "Set INVDENOISE_CACHE.*this machine"),
     ],
 )
 def test_whatever_is_wrong_is_named_once_with_its_remedy(spoil, cause, remedy, folder, monkeypatch):

@@ -7,8 +7,11 @@ import torch
 import toy
 
 import invdenoise
-from invdenoise import methods, papers, paths
+from invdenoise import kernels, methods, papers, paths
 from invdenoise.data.fetch import DataUnavailable
+from invdenoise.data.noise import awgn, noise_generator
+from invdenoise.data.pictures import load_pictures
+from invdenoise.device import cpu_compiler
 from invdenoise.files import sha256
 from invdenoise.methods import (
     is_network,
@@ -22,8 +25,10 @@ from invdenoise.methods import (
 from invdenoise.models import classical
 from invdenoise.models.base import Denoiser
 from invdenoise.models.nenet import NENet
+from invdenoise.tasks.metrics import psnr
 from invdenoise.weights import save_weights, weights_path
 
+needs_compiler = pytest.mark.skipif(cpu_compiler() is None, reason="no C++ compiler")
 AUTHORS_FILE = "weights/toy/flow.bin"
 BLIND = {"model": "winnet.WINNet", "sigma": [0, 55]}
 SMALL_WINNET = {"num_pairs": 1, "num_blocks": 1, "num_features": 4, "num_atoms": 15, "num_lista_layers": 1}
@@ -67,11 +72,27 @@ def keep(name, network=None, budget=None):
 
 def test_denoisers_are_the_classical_methods_then_the_declared_networks_that_denoise(declared):
     networks = ["plain-s25", "plain-s50", "blind", "led", "smooth-authors"]
-    assert list_denoisers() == [*classical.METHODS, *networks]
+    assert list_denoisers(everything=True) == [*classical.METHODS, *networks]
     assert networks_with("denoise") == networks
     assert networks_with("generate") == ["flow", "flow-authors"]
     assert networks_with("estimate_sigma") == ["judge", "blind", "led"]
     assert networks_with("dance") == []
+
+
+def test_only_what_can_be_loaded_is_listed(declared, monkeypatch):
+    assert list_denoisers() == [*filter(classical.is_installed, classical.METHODS), "smooth-authors"]
+    assert declared == []  # authors' weights are fetched by loading, not by listing
+    keep("plain-s25")
+    keep("blind")
+    assert list_denoisers()[-2:] == ["plain-s25", "smooth-authors"]
+    keep("judge")  # which `blind` needs
+    keep("plain-s50", budget="smoke")  # a local run, not released
+    assert list_denoisers()[-3:] == ["plain-s25", "blind", "smooth-authors"]
+    monkeypatch.setattr(classical.METHODS["nlm"], "package", "no_such_package")
+    assert "nlm" not in list_denoisers() and "nlm" in list_denoisers(everything=True)
+    for name in set(list_denoisers(everything=True)) & {"plain-s50", "led"}:
+        with pytest.raises(FileNotFoundError, match=f"no weights for {name} .*`make train EXPERIMENT={name}"):
+            load_denoiser(name)
 
 
 def test_a_network_is_what_a_paper_declares(declared):
@@ -105,6 +126,18 @@ def test_what_does_not_denoise_is_no_denoiser(declared):
 
 def test_options_reach_the_method():
     assert load_denoiser("wavelet-bayes", cycle_spins=1).cycle_spins == 1
+
+
+def test_a_classical_method_is_its_own_reference():
+    assert type(load_denoiser("wavelet-visu", reference=True)) is type(load_denoiser("wavelet-visu"))
+
+
+def test_a_loaded_denoiser_limits_itself_to_free_cores(declared, monkeypatch):
+    limited = []
+    monkeypatch.setattr("invdenoise.device.use_free_cores", lambda: limited.append(True))
+    keep("plain-s25")
+    load_denoiser("plain-s25")
+    assert limited == [True]
 
 
 def test_the_package_offers_the_contract_at_its_top():
@@ -250,7 +283,7 @@ def test_the_authors_networks_of_the_checkout():
     dncnns = {"dncnn-authors-s15", "dncnn-authors-s25", "dncnn-authors-s50"}
     authors = {*dncnns, "dncnn-authors-blind", *winnets, "winnet-authors-blind", "winnet-authors-nenet"}
     assert authors | {"nenet-authors"} <= set(papers.authors())
-    names = list_denoisers()
+    names = list_denoisers(everything=True)
     assert names[: len(classical.METHODS)] == list(classical.METHODS)
     assert {"dninn-st-s25", *authors} <= set(names) and len(names) == len(set(names))
     # What only estimates the noise level is loaded by name too, and is no denoiser.
@@ -297,3 +330,23 @@ def test_released_weights_are_those_of_their_card(path):
     network = load_network(path.stem)
     assert network.card["experiment"] == path.stem and network.card["sigma"] == network.sigma
     assert network.num_parameters() == network.card["num_parameters"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["dninn-st-s25", "dninn-lista-2scale-s25", "winnet-s25"])
+def test_the_kernel_is_the_default_and_changes_nothing_that_counts(name, monkeypatch):
+    clean = load_pictures("embedded").pictures[0].tensor()[..., :44, :50]
+    noisy = awgn(clean, 25, noise_generator(0, "embedded", "crop", 25))
+    called, call = [], kernels.Kernel.call
+    monkeypatch.setattr(kernels.Kernel, "call", lambda self, *rest: called.append(self) or call(self, *rest))
+    exact = load_denoiser(name, reference=True).denoise(noisy, 25)
+    assert called == []
+    fast = load_denoiser(name)
+    found = fast.denoise(noisy, 25)
+    assert called and fast.precision == "float32"
+    assert 0 < (found - exact).abs().max() < 2e-5
+    assert psnr(clean, found) == pytest.approx(psnr(clean, exact), abs=1e-5)
+    called.clear()
+    fast(noisy)  # its gradient may be asked for
+    monkeypatch.setenv("INVDENOISE_KERNELS", "off")
+    assert torch.equal(load_denoiser(name).denoise(noisy, 25), exact) and called == []

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from invdenoise import kernels
+from invdenoise import device, kernels
 from invdenoise.data.noise import awgn, noise_generator
 from invdenoise.device import cpu_compiler
-from invdenoise.kernels import WINNET, build, routing
+from invdenoise.kernels import WINNET, routing
 from invdenoise.layers import tiles
 from invdenoise.layers.shrinkage import CLISTA, soft_threshold
 from invdenoise.models.winnet import PUNet, WINNet, read_authors_weights
@@ -212,6 +212,21 @@ def test_a_training_step_is_the_same(randomised):
         assert (ours - theirs).norm() <= 1e-3 * theirs.norm()
 
 
+def test_calls_whose_gradient_is_needed_can_be_left_to_pytorch(monkeypatch, randomised):
+    net = network(randomised).eval().requires_grad_(False)
+    x, found = torch.rand(1, 1, 8, 9), []
+    for use in (kernels.detach, lambda net: kernels.attach(net, gradients=False)):
+        use(net)
+        sigma = torch.tensor([20.0], requires_grad=True)  # alone asks for a gradient
+        (gradient,) = torch.autograd.grad(net(x, sigma).square().sum(), sigma, create_graph=True)
+        found.append([gradient, torch.autograd.grad(gradient.sum(), sigma)[0]])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+    calls = []
+    monkeypatch.setattr(kernels.Kernel, "call", lambda self, function, *_: calls.append(function))
+    net.denoise(x, 20)
+    assert len(calls) == 5
+
+
 def test_it_runs_only_where_it_is_asked_for_and_fits(monkeypatch, randomised):
     calls = []
     run = kernels.Kernel.call
@@ -258,8 +273,8 @@ def test_matrix_units_for_bfloat16_are_preferred(monkeypatch):
 
 def test_without_a_compiler_pytorch_serves(monkeypatch, tmp_path, randomised):
     monkeypatch.setenv("INVDENOISE_CACHE", str(tmp_path))
-    monkeypatch.setattr(build, "cpu_compiler", lambda: "false")
-    monkeypatch.setattr(build, "_warned", set())
+    monkeypatch.setattr(device, "cpu_compiler", lambda: "false")
+    monkeypatch.setattr(device, "_warned", set())
     for attached in (routing._AttachedPUNet, routing._AttachedCLISTA):
         monkeypatch.setattr(attached, "kernels", {"float32": kernels.Kernel("winnet.cpp")})
     net, x = network(randomised).eval(), torch.rand(1, 1, 8, 9)

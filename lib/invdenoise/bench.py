@@ -25,7 +25,7 @@ from invdenoise import kernels, papers, paths
 from invdenoise.data.fetch import DataUnavailable
 from invdenoise.data.noise import awgn, noise_generator
 from invdenoise.data.pictures import load_pictures
-from invdenoise.device import can_compile, hardware
+from invdenoise.device import can_compile, compile_or_run, hardware
 from invdenoise.files import atomic
 from invdenoise.layers.lifting import randomise_last_kernels
 from invdenoise.methods import load_denoiser
@@ -83,7 +83,8 @@ def _step(network: DenoisingNetwork, batch: dict[str, torch.Tensor], fast: bool)
             setting = f"{precision} in own kernel"
         elif can_compile():
             in_parts = getattr(network, "compiled_loss", None)
-            loss = in_parts() if in_parts else torch.compile(network.training_loss)
+            how = {"backend": compile_or_run}  # as training does on a CPU
+            loss = in_parts(**how) if in_parts else torch.compile(network.training_loss, **how)
             setting = f"compiled {precision}"
 
     def run():
@@ -160,7 +161,8 @@ def _ready(contender: Contender) -> Any:
             method = load_denoiser(contender.method)
             method.denoise(torch.rand(1, 1, 16, 16), 25.0)
             return method
-        return load_denoiser(contender.method)
+        method = load_denoiser(contender.method)  # a network comes with its kernel, and each setting attaches its own
+        return kernels.detach(method) if isinstance(method, torch.nn.Module) else method
     except ImportError:
         print(f"left out: {contender.label}, whose package is not installed", flush=True)
         return None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
 import hashlib
 import os
 import platform
-import subprocess
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,14 @@ import torch
 from torch import Tensor
 
 from invdenoise import paths
-from invdenoise.device import cpu_compiler, processor_flags
+from invdenoise.device import (
+    CannotBuild,
+    forbids_execution,
+    found_compiler,
+    processor_flags,
+    run_compiler,
+    warn_once,
+)
 from invdenoise.files import atomic
 
 SWITCH = "INVDENOISE_KERNELS"  # environment variable; "off" leaves everything to PyTorch
@@ -26,15 +32,6 @@ SWITCH = "INVDENOISE_KERNELS"  # environment variable; "off" leaves everything t
 _OPENMP = () if platform.system() == "Darwin" else ("-fopenmp",)  # Apple's compiler has none
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", *_OPENMP)
 _NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
-_warned: set[str] = set()  # remedies already named in a warning: one fault, one warning
-
-
-class CannotBuild(Exception):
-    """A kernel that cannot be built or loaded here, with the cause and the remedy."""
-
-    def __init__(self, cause: str, remedy: str):
-        super().__init__(f"{cause}. {remedy}")
-        self.cause, self.remedy = cause, remedy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,38 +66,36 @@ class Kernel:
         """The loaded kernel. None where it cannot be built, after a warning, or where the system refuses the units."""
         try:
             library = self._load()
-        except CannotBuild as error:
-            if error.remedy not in _warned:
-                _warned.add(error.remedy)
-                warnings.warn(
-                    f"no C++ kernel: {error.cause}. PyTorch's own operations are used; they are several times slower. "
-                    f"{error.remedy}, or set {SWITCH}=off to silence this.",
-                    stacklevel=2,
-                )
+        except CannotBuild as fault:
+            warn_once("C++ kernel", fault, f", or set {SWITCH}=off to silence this")
             return None
         usable = getattr(library, "available", None)
         return library if usable is None or usable() else None
 
     def _load(self) -> ctypes.CDLL:
-        compiler = cpu_compiler()
-        if compiler is None:
-            raise CannotBuild(
-                f"there is no C++ compiler {os.environ.get('CXX', 'g++')!r}",
-                "Install one (Debian: apt install g++; conda: conda install gxx; macOS: xcode-select --install), "
-                "or name yours in CXX",
-            )
+        compiler = found_compiler()
         source = Path(__file__).with_name(self.source)
         flags = [*_FLAGS, *self.flags]
         built = paths.cache_dir() / "kernels" / f"{source.stem}-{self._key(source, compiler, flags)}.so"
-        if not built.exists():
+        found = built.exists()
+        if not found:
             self._build(source, compiler, flags, built)
         try:
             return ctypes.CDLL(str(built))
         except OSError as error:
-            raise CannotBuild(
-                f"{built} could not be loaded ({error})",
-                "Set INVDENOISE_CACHE to a folder whose file system allows execution (mounted without noexec)",
-            ) from error
+            if found and not _forbidden(built, error):  # damaged, or built where other libraries are installed
+                self._build(source, compiler, flags, built)
+                with contextlib.suppress(OSError):
+                    return ctypes.CDLL(str(built))
+            raise self._cannot_load(built, error) from error
+
+    @staticmethod
+    def _cannot_load(built: Path, error: OSError) -> CannotBuild:
+        if _forbidden(built, error):
+            remedy = "Set INVDENOISE_CACHE to a folder whose file system allows execution (mounted without noexec)"
+        else:
+            remedy = "Set INVDENOISE_CACHE to a folder that only this machine uses"
+        return CannotBuild(f"{built} could not be loaded ({error})", remedy)
 
     @staticmethod
     def _key(source: Path, compiler: str, flags: Sequence[str]) -> str:
@@ -108,7 +103,7 @@ class Kernel:
 
         Kernels use every instruction of the processor they are built on, and machines may share a cache.
         """
-        texts = [file.read_text() for file in (source, *sorted(source.parent.glob("*.h")))]
+        texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("*.h")))]
         depends_on = [*texts, compiler, *flags, platform.machine(), *sorted(processor_flags())]
         return hashlib.sha256("\0".join(depends_on).encode()).hexdigest()[:16]
 
@@ -117,9 +112,9 @@ class Kernel:
         try:
             with tempfile.TemporaryDirectory() as folder, atomic(built) as temporary:
                 compiled = f"{folder}/{source.stem}.o"
-                _run(source.name, [compiler, *flags, "-c", str(source), "-o", compiled])
+                run_compiler(source.name, [compiler, *flags, "-c", str(source), "-o", compiled])
                 # Linked without an OpenMP library: PyTorch has loaded one, and a second would add idle threads.
-                _run(source.name, [compiler, "-shared", compiled, "-o", str(temporary)])
+                run_compiler(source.name, [compiler, "-shared", compiled, "-o", str(temporary)])
         except OSError as error:
             raise CannotBuild(
                 f"{source.name} could not be built ({error.__cause__ or error})",
@@ -127,21 +122,10 @@ class Kernel:
             ) from error
 
 
-def _run(what: str, command: list[str]) -> None:
-    """Run the compiler; CannotBuild with the first error that it prints."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError as error:
-        raise CannotBuild(f"{command[0]} could not be started ({error})", "Name a C++ compiler in CXX") from error
-    if done.returncode == 0:
-        return
-    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-    message = next((line for line in lines if "error" in line), lines[0])
-    if "No such file or directory" in message or "file not found" in message:
-        remedy = "Install the compiler's headers (Debian: apt install g++ libc6-dev; conda: conda install gxx)"
-    else:
-        remedy = "Install a newer compiler (GCC 11, Clang 12)"
-    raise CannotBuild(f"{what} could not be built with {command[0]} ({message})", remedy)
+def _forbidden(built: Path, error: OSError) -> bool:
+    """Whether the system refuses to run what lies in this folder: a mount without execution, or a policy."""
+    refusals = ("failed to map segment", "Operation not permitted", "Permission denied")
+    return forbids_execution(built.parent) or any(refusal in str(error) for refusal in refusals)
 
 
 _AMX_UNITS = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "amx-tile", "amx-bf16")

@@ -7,11 +7,12 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from invdenoise.device import can_compile, processor_flags
+from invdenoise.device import can_compile, compile_or_run, processor_flags
 from invdenoise.device import resolve_precision as device_precision
 from invdenoise.kernels.build import LIFTING_NET, WINNET, Kernel
 from invdenoise.layers.lifting import LiftingNet
 from invdenoise.layers.shrinkage import CLISTA, NoiseAdaptiveThreshold
+from invdenoise.layers.tiles import needs_gradient
 from invdenoise.models.base import DenoisingNetwork
 from invdenoise.models.winnet import PUNet
 
@@ -64,18 +65,26 @@ class _Attached:
     kernels: ClassVar[dict[str, Kernel]]  # by the precision of the activations
     beaten_by: ClassVar[frozenset[str]] = frozenset()  # processor flags; PyTorch in bfloat16 is faster with one of them
     kernel_precision: str  # of the kernel that this part is attached to
+    kernel_gradients: bool  # whether the kernel also takes calls whose gradient is needed
 
     @staticmethod
     def fits(part: nn.Module) -> bool:
         """Whether the kernel is made for a part of these sizes."""
         raise NotImplementedError
 
-    def _in_kernel(self, x: Tensor) -> bool:
+    def _in_kernel(self, *inputs: Tensor | float) -> bool:
         """Whether the kernel takes this call: on a CPU, in the attached precision, outside `torch.compile`."""
-        if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype == torch.float64:
+        x = inputs[0]
+        if torch.compiler.is_compiling() or x.device.type != "cpu":
             return False
-        autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-        return autocast == getattr(torch, self.kernel_precision)
+        autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+        precision = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+        if precision != getattr(torch, self.kernel_precision):
+            return False
+        if not self.kernel_gradients and needs_gradient(self, *inputs):
+            return False
+        # Asked again: a pickled network may have come from a machine where the kernel could be built.
+        return self.kernels[self.kernel_precision].available()
 
 
 class _AttachedLiftingNet(_Attached, LiftingNet):
@@ -103,7 +112,7 @@ class _AttachedToWINNet(_Attached):
     beaten_by = frozenset({"amx_bf16"})  # its peak is many times that of the vector units, which limit the kernel
 
     def in_tiles(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self(x, sigma) if self._in_kernel(x) else super().in_tiles(x, sigma)
+        return self(x, sigma) if self._in_kernel(x, sigma) else super().in_tiles(x, sigma)
 
 
 class _AttachedPUNet(_AttachedToWINNet, PUNet):
@@ -113,7 +122,7 @@ class _AttachedPUNet(_AttachedToWINNet, PUNet):
         return channels <= MAX_CHANNELS and part.last.in_channels == 32 and part.last.dilation[0] <= 2
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        if not self._in_kernel(x):
+        if not self._in_kernel(x, sigma):
             return super().forward(x, sigma)
         first, *blocks = self.layers
         separable = [conv for block in blocks for conv in (block.conv1, block.conv2)]
@@ -132,7 +141,7 @@ class _AttachedCLISTA(_AttachedToWINNet, CLISTA):
         return conv.in_channels <= MAX_CHANNELS and conv.out_channels == 64 and conv.kernel_size[0] == 3
 
     def forward(self, z: Tensor, sigma: Tensor | float) -> Tensor:
-        if not self._in_kernel(z):
+        if not self._in_kernel(z, sigma):
             return super().forward(z, sigma)
         weights, thresholds = _flat([self.analyse, self.synthesise]), _thresholds(self.shrink, sigma, len(z))
         kernel, channels = self.kernels[self.kernel_precision], z.shape[1]
@@ -168,24 +177,26 @@ def _usable(part: nn.Module, attached: type[_Attached], device: torch.device, pr
     return kernel is not None and device.type == "cpu" and attached.fits(part) and kernel.available()
 
 
-def attach(network: AnyModule, precision: str = "float32") -> AnyModule:
+def attach(network: AnyModule, precision: str = "float32", gradients: bool = True) -> AnyModule:
     """The network itself, with every part that has a kernel routed through it; other parts stay as they are.
 
-    Results equal PyTorch's up to rounding, and can be differentiated once. The kernel is used for activations in
-    `precision` on a CPU: float32 without autocast, or bfloat16 under autocast. All other calls take PyTorch's
-    operations as before, among them those in float64 and those inside `torch.compile`.
+    Results equal PyTorch's up to rounding. The kernel is used for activations in `precision` on a CPU: float32 without
+    autocast, or bfloat16 under autocast. All other calls take PyTorch's operations as before, among them those in float64
+    and those inside `torch.compile`.
 
     Names of the state dict stay the same. A copy of the network is attached too, with its own weights.
 
     Args:
         precision: of the activations, "float32" or "bfloat16".
+        gradients: True, for training, differentiates in the kernel too, which can be done once. False leaves every call
+            whose gradient is needed to PyTorch, which can differentiate it as often as wanted; `denoise` needs none.
     """
     detach(network)
     for part, attached in _parts(network):
         if _usable(part, attached, next(part.parameters()).device, precision):
             # Another class for the same object: copies, pickles and hooks work as for any module.
             part.__class__ = attached
-            part.kernel_precision = precision
+            part.kernel_precision, part.kernel_gradients = precision, gradients
     return network
 
 
@@ -194,7 +205,7 @@ def detach(network: AnyModule) -> AnyModule:
     for part in network.modules():
         if type(part) in _PLAIN:
             part.__class__ = _PLAIN[type(part)]
-            del part.kernel_precision
+            del part.kernel_precision, part.kernel_gradients
     return network
 
 
@@ -224,7 +235,7 @@ def speed_up(network: AnyNetwork, precision: str = "fastest", compiled: bool | N
     """The network itself, prepared to denoise many pictures: its chains attached to kernels, or compiled.
 
     Compiling costs seconds in each process, which a handful of pictures does not earn back. It is left out where the
-    network has a kernel, and without a compiler.
+    network has a kernel, and where no compiler works.
 
     Args:
         precision: "float32", "bfloat16", or "fastest": the network's own choice, see
@@ -240,7 +251,7 @@ def speed_up(network: AnyNetwork, precision: str = "fastest", compiled: bool | N
         attach(network, network.precision)
     elif can_compile(device) if compiled is None else compiled:
         for chain in network.chains():
-            chain.compile(dynamic=True)  # one compilation serves pictures of every size
+            chain.compile(dynamic=True, backend=compile_or_run)  # one compilation serves pictures of every size
     return network
 
 

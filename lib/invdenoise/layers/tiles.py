@@ -3,11 +3,45 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 TILE = 384  # largest side of a tile: the memory allocator keeps buffers of this size, and margins cost little
+
+
+def needs_gradient(module: nn.Module, *inputs: Tensor | float) -> bool:
+    """Whether PyTorch records a call of `module` for a gradient: it is on, and an input or a parameter asks for it."""
+    if not torch.is_grad_enabled():
+        return False
+    tensors = (*(given for given in inputs if isinstance(given, Tensor)), *module.parameters())
+    return any(tensor.requires_grad for tensor in tensors)
+
+
+def in_tiles(function: Callable[[Tensor], Tensor], x: Tensor, radius: int) -> Tensor:
+    """`function(x)`, tile by tile where `x` is large, in memory that depends on the tile only.
+
+    A tile is computed with a margin of `radius` and cropped, so the result is the same to rounding.
+
+    Args:
+        function: convolutions with zero padding that keep the size of `x` `(B, C, H, W)`; it is given copies of parts.
+        radius: of their receptive field, in pixels.
+    """
+    if max(x.shape[-2:]) <= TILE:
+        return function(_channels_last(x))
+    # As few tiles as possible, of nearly equal size.
+    height, width = (math.ceil(size / math.ceil(size / TILE)) for size in x.shape[-2:])
+
+    def tile(top: int, left: int) -> Tensor:
+        above, before = min(top, radius), min(left, radius)
+        rows = slice(top - above, top + height + radius)
+        columns = slice(left - before, left + width + radius)
+        y = function(_channels_last(x[..., rows, columns]))
+        return y[..., above : above + height, before : before + width]
+
+    tops, lefts = (range(0, size, step) for size, step in zip(x.shape[-2:], (height, width), strict=True))
+    return torch.cat([torch.cat([tile(top, left) for left in lefts], dim=-1) for top in tops], dim=-2)
 
 
 class Tiled(nn.Module):
@@ -20,24 +54,10 @@ class Tiled(nn.Module):
     radius: int
 
     def in_tiles(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """`self(x, sigma)`, tile by tile where `x` is large and no gradient is needed.
-
-        A tile is computed with a margin of `radius` and cropped, so the result is the same.
-        """
-        if torch.is_grad_enabled() or max(x.shape[-2:]) <= TILE:
+        """`self(x, sigma)`, tile by tile where `x` is large and no gradient is needed."""
+        if needs_gradient(self, x, sigma):
             return self(_channels_last(x), sigma)
-        # As few tiles as possible, of nearly equal size.
-        height, width = (math.ceil(size / math.ceil(size / TILE)) for size in x.shape[-2:])
-
-        def tile(top: int, left: int) -> Tensor:
-            above, before = min(top, self.radius), min(left, self.radius)
-            rows = slice(top - above, top + height + self.radius)
-            columns = slice(left - before, left + width + self.radius)
-            y = self(_channels_last(x[..., rows, columns]), sigma)
-            return y[..., above : above + height, before : before + width]
-
-        tops, lefts = (range(0, size, step) for size, step in zip(x.shape[-2:], (height, width), strict=True))
-        return torch.cat([torch.cat([tile(top, left) for left in lefts], dim=-1) for top in tops], dim=-2)
+        return in_tiles(lambda tile: self(tile, sigma), x, self.radius)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def _extend(planes: np.ndarray, side: int) -> np.ndarray:
 class BM3D(ClassicalDenoiser):
     """BM3D (Dabov et al., TIP 2007), by the authors' package `bm3d` 4.
 
-    The package's licence allows non-commercial use only, so it does not come with this library: `pip install bm3d`.
+    The package's licence allows non-commercial use only, so it does not come with this library: `make env BM3D=1`.
     It chooses its shrinkage constants by itself where the 2007 paper has fixed ones. A colour image is denoised channel
     by channel, which is not CBM3D and gives less.
 
@@ -85,7 +85,7 @@ class BM3D(ClassicalDenoiser):
             import bm3d
         except ImportError as error:
             raise ImportError(
-                f"BM3D needs the package bm3d ({error}). Install it with `pip install bm3d`; "
+                f"BM3D needs the package bm3d ({error}). Install it with `make env BM3D=1`, or `pip install bm3d`; "
                 "its licence allows non-commercial use only."
             ) from None
         self._bm3d = bm3d.bm3d

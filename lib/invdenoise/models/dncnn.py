@@ -9,14 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from invdenoise.layers.tiles import in_tiles, needs_gradient
 from invdenoise.models.base import DenoisingNetwork
+
+
+class Chain(nn.Sequential):
+    """Layers in order. `torch.compile` leaves out classes of PyTorch's own, so `nn.Sequential` would not be compiled."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
 
 
 class DnCNN(DenoisingNetwork):
     """Convolutions that predict the noise, which is subtracted from the input (Section III, Figure 1).
 
     A convolution and ReLU; depth - 2 times a convolution, batch normalisation and ReLU; a convolution. Kernels are 3x3
-    with zero padding. Takes gray images `(B, 1, H, W)` of any size.
+    with zero padding. Takes gray images `(B, 1, H, W)` of any size. In inference a large picture is computed tile by
+    tile, with the same result.
 
     `training_loss` is the mean squared error per pixel. The published loss (Eq. 1) is half the squared error summed
     over each patch, which differs by a constant factor.
@@ -54,7 +63,7 @@ class DnCNN(DenoisingNetwork):
                 layers.append(nn.ReLU(inplace=True))
         with torch.no_grad():
             conv.weight.mul_(0.01)  # the last convolution: training starts close to the identity
-        self.layers = nn.Sequential(*layers)
+        self.layers = Chain(*layers)
 
     @property
     def convolutions(self) -> list[nn.Conv2d]:
@@ -63,11 +72,17 @@ class DnCNN(DenoisingNetwork):
 
     def predict_noise(self, noisy: Tensor) -> Tensor:
         """The noise in `noisy`, `(B, 1, H, W)`, in units of the image."""
-        return self.layers(noisy)
+        # Training needs all activations at once, and batch normalisation the mean over whole pictures.
+        if self.training or torch.compiler.is_compiling() or needs_gradient(self, noisy):
+            return self.layers(noisy)
+        return in_tiles(self.layers, noisy, radius=self.depth)  # each 3x3 convolution looks one pixel further
 
     def forward(self, noisy: Tensor) -> Tensor:
         """The denoised image `(B, 1, H, W)`, not clamped."""
         return noisy - self.predict_noise(noisy)
+
+    def chains(self) -> list[nn.Module]:
+        return [self.layers]  # not the network: a compiled one would not be run in tiles
 
     def estimate(self, noisy: Tensor, sigma: float | None) -> Tensor:
         """See `denoise`. Normalises with the running statistics, even during training.
@@ -159,7 +174,7 @@ def read_authors_weights(path: str | Path, sigma: float | None) -> DnCNN:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; it should hold weights released by the authors of DnCNN")
     try:
-        convolutions = _read_convolutions(path)
+        convolutions = read_convolutions(path)
         model = DnCNN(len(convolutions), len(convolutions[0][1]), sigma, batch_norm=False)
         for target, (weight, bias) in zip(model.convolutions, convolutions, strict=True):
             target.load_state_dict({"weight": weight, "bias": bias})
@@ -169,13 +184,15 @@ def read_authors_weights(path: str | Path, sigma: float | None) -> DnCNN:
     return model.eval()
 
 
-def _read_convolutions(path: Path) -> list[tuple[Tensor, Tensor]]:
+def read_convolutions(path: Path) -> list[tuple[Tensor, Tensor]]:
     """Weight `(out, in, 3, 3)` and bias `(out,)` of each convolution in the file, first to last."""
     import h5py  # here, because nothing else needs it
 
     with h5py.File(path) as file:
         layers = [file[reference] for reference in file["net/layers"][()].ravel()]
-        weights = [layer["weights"][()].ravel() for layer in layers if "weights" in layer]
+        # Layers without weights have none, or an empty cell, which MATLAB stores as numbers instead of references.
+        cells = [layer["weights"] for layer in layers if "weights" in layer]
+        weights = [cell[()].ravel() for cell in cells if cell.dtype == h5py.ref_dtype]
         arrays = [(file[kernel][()], file[bias][()]) for kernel, bias in weights]
     convolutions = []
     for kernel, bias in arrays:
