@@ -5,20 +5,26 @@ import re
 import sys
 from shlex import quote
 
-from invdenoise import plan
+from invdenoise import facts, paths, plan
 
 PLAN = plan.make_plan(config.get("budget", "released"), config.get("paper", plan.ALL))
 RESULTS = plan.in_graph(PLAN.results)
 PAGES = f"{RESULTS}/notebooks"
 SCORES = [f"{RESULTS}/scores/{name}.csv" for name in PLAN.jobs]
+FACTS = f"{RESULTS}/{facts.FOLDER}"  # what decides each job, apart from its other inputs
 MADE = [*SCORES, *(f"{PAGES}/scores/{name}.ipynb" for name in PLAN.jobs), *(f"{PAGES}/figures/{name}.ipynb" for name in PLAN.drawings)]
+RUNS = plan.in_graph(PLAN.runs)
+RUN = f"INVDENOISE_RESULTS={quote(str(PLAN.results))} INVDENOISE_RUNS={quote(str(PLAN.runs))} {quote(sys.executable)} -m invdenoise.notebooks"
+
+# Jobs on a cluster's nodes read this file too; they take the facts as they are.
+if workflow.is_main_process:
+    PLAN.write_facts()
 
 
 def execute(notebook, page, parameters):
-    """Command line that executes a notebook with these parameters."""
+    """Arguments of RUN that execute a notebook with these parameters."""
     given = " ".join(f"-p {name} {quote(json.dumps(value))}" for name, value in parameters.items())  # JSON is YAML too
-    command = f"{quote(sys.executable)} -m invdenoise.notebooks notebooks/{notebook}.ipynb {quote(page)} {given}"
-    return f"INVDENOISE_RESULTS={quote(str(PLAN.results))} {command}"
+    return f"{quote(plan.in_graph(paths.NOTEBOOKS / f'{notebook}.ipynb'))} {quote(page)} {given}"
 
 
 wildcard_constraints:
@@ -38,57 +44,57 @@ rule all:
 rule report:
     input:
         MADE,
-        "notebooks/report.ipynb",
+        f"{FACTS}/report.txt",
     output:
         f"{PAGES}/report.ipynb",
         f"{RESULTS}/report.html",
     params:
-        command=execute("report", f"{PAGES}/report.ipynb", {"scores": "local", "budget": PLAN.budget}),
+        arguments=execute("report", f"{PAGES}/report.ipynb", PLAN.report_parameters),
     shell:
-        "{params.command}"
+        "{RUN} {params.arguments}"
 
 
 rule draw:
     input:
-        lambda found: f"notebooks/{PLAN.drawings[found.figure].notebook}.ipynb",
+        f"{FACTS}/figures/{{figure}}.txt",
         lambda found: PLAN.drawing_files(found.figure),
     output:
         f"{PAGES}/figures/{{figure}}.ipynb",
     params:
-        command=lambda found: execute(
+        arguments=lambda found: execute(
             PLAN.drawings[found.figure].notebook, f"{PAGES}/figures/{found.figure}.ipynb", PLAN.drawings[found.figure].parameters
         ),
     shell:
-        "{params.command}"
+        "{RUN} {params.arguments}"
 
 
 # A failed job keeps its earlier score (`update`). Its page is gone then, so the next run makes both again.
 rule score:
     input:
-        "notebooks/evaluate.ipynb",
-        lambda found: PLAN.weights_files(PLAN.jobs[found.score].method),
+        f"{FACTS}/scores/{{score}}.txt",
+        lambda found: PLAN.job_files(found.score),
     output:
         update(f"{RESULTS}/scores/{{score}}.csv"),
         page=f"{PAGES}/scores/{{score}}.ipynb",
     priority: lambda found: PLAN.jobs[found.score].priority,
     params:
-        command=lambda found: execute("evaluate", f"{PAGES}/scores/{found.score}.ipynb", PLAN.jobs[found.score].parameters),
+        arguments=lambda found: execute("evaluate", f"{PAGES}/scores/{found.score}.ipynb", PLAN.jobs[found.score].parameters),
     shell:
-        "{params.command}"
+        "{RUN} {params.arguments}"
 
 
 rule train:
     input:
-        "notebooks/train.ipynb",
+        f"{FACTS}/train/{{network}}.txt",
         lambda found: PLAN.start_files(found.network),
     output:
-        f"{RESULTS}/runs/{{network}}/{PLAN.budget}/weights.safetensors",
+        f"{RUNS}/{{network}}/{PLAN.budget}/weights.safetensors",
         page=f"{PAGES}/train/{{network}}.ipynb",
     priority: 100
     threads: 1 if PLAN.budget == "smoke" else workflow.cores
     params:
-        command=lambda found: execute(
-            "train", f"{PAGES}/train/{found.network}.ipynb", {"name": found.network, "budget": PLAN.budget}
+        arguments=lambda found: execute(
+            "train", f"{PAGES}/train/{found.network}.ipynb", PLAN.training_parameters(found.network)
         ),
     shell:
-        "OMP_NUM_THREADS={threads} {params.command}"
+        "OMP_NUM_THREADS={threads} {RUN} {params.arguments}"

@@ -372,7 +372,7 @@ def test_a_new_paper_is_regenerated_from_its_own_files(toy):
     assert means["toy-gain"] == pytest.approx(scores["toy-gain.toyset.csv"]["error"].mean(), abs=1e-4)
     assert means["toy-gain"] < means["toy-wild"]
     assert (results / "figures" / "toy-errors.png").stat().st_size > 1000
-    curve = pd.read_csv(results / "runs" / "toy-gain" / "smoke" / "curve.csv")
+    curve = pd.read_csv(folder / "results" / "runs" / "toy-gain" / "smoke" / "curve.csv")
     assert {"gain", "error", "val_error"} <= set(curve.columns)
     assert curve["gain"].iloc[-1] > 1.3  # it was 1 at the start and should become 2
     page = (results / "report.html").read_text()

@@ -13,7 +13,7 @@ import pytest
 import toy
 import yaml
 
-from invdenoise import methods, papers, paths, plan
+from invdenoise import facts, methods, papers, paths, plan
 from invdenoise.data.fetch import DataUnavailable
 from invdenoise.models import classical
 from invdenoise.notebooks import known_parameters
@@ -149,14 +149,16 @@ def test_a_full_run_trains_every_network(budget, made_up):
     assert sorted(found.trainings) == sorted(NETWORKS)
     assert make_plan("released").trainings == ()
     weights = found.weights_file("unscored")
-    assert weights == paths.results_dir() / budget / "runs" / "unscored" / budget / "weights.safetensors"
+    assert (
+        weights == paths.results_dir() / "runs" / "unscored" / budget / "weights.safetensors"
+    )  # as `make train` has it
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_results_of_one_budget_stay_out_of_the_others(budget, made_up):
     found = make_plan(budget)
     assert found.results == (paths.results_dir() if budget == "released" else paths.results_dir() / budget)
-    where = paths.RELEASED_WEIGHTS if budget == "released" else found.results
+    where = paths.RELEASED_WEIGHTS if budget == "released" else paths.runs_dir()
     files = found.weights_files("blind")
     assert [("judge" in file, "blind" in file) for file in files] == [(False, True), (True, False)]
     assert all(file.startswith(str(where)) for file in files)
@@ -362,9 +364,11 @@ def test_notebooks_know_every_parameter_they_are_given(budget):
     assert found.jobs and found.drawings
     assert all(job.parameters.keys() == known for job in found.jobs.values())
     for drawing in found.drawings.values():
-        assert set(drawing.parameters) <= set(known_parameters(paths.NOTEBOOKS / f"{drawing.notebook}.ipynb"))
-    assert set(known_parameters(paths.NOTEBOOKS / "train.ipynb")) >= {"name", "budget"}
-    assert set(known_parameters(paths.NOTEBOOKS / "report.ipynb")) >= {"scores", "budget"}
+        # All of them: a value saved in a notebook must not change a figure or a table of the papers.
+        assert set(drawing.parameters) == set(known_parameters(paths.NOTEBOOKS / f"{drawing.notebook}.ipynb"))
+    given = {"train": found.training_parameters("any"), "report": found.report_parameters}
+    for name, parameters in given.items():
+        assert parameters.keys() == set(known_parameters(paths.NOTEBOOKS / f"{name}.ipynb"))
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -404,11 +408,10 @@ def test_the_graph_waits_for_what_the_plan_says(tmp_path, monkeypatch):
     nowhere = {"DATA_MIRROR": str(tmp_path), "INVDENOISE_CACHE": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
     monkeypatch.setenv("INVDENOISE_RESULTS", str(tmp_path / "results"))
     environment = os.environ | nowhere | {"PYTHONPATH": str(paths.ROOT / "lib")}
-    command = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile", "--config", "budget=laptop"]
-    shown = subprocess.run(
-        [*command, "--cores", "1", "--nolock", "--dry-run"],
-        cwd=paths.ROOT, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)  # files have their whole path then
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile")]
+    command += ["--config", "budget=laptop", "--cores", "1", "--nolock", "--dry-run"]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     block = re.compile(
         r"^(?:local)?rule (\w+):\n    input: (.*)\n    output: .*\n(?:    (?!wildcards).*\n)*(?:    wildcards: \w+=(.*)\n)?",
@@ -417,16 +420,31 @@ def test_the_graph_waits_for_what_the_plan_says(tmp_path, monkeypatch):
     waits = {(rule, name): set(files.split(", ")) for rule, files, name in block.findall(shown.stdout)}
     authors = papers.authors()
     found = make_plan("laptop")
+
+    def fact(name: str) -> str:
+        return str(facts.fact_file(found.results, name))
+
     for name in found.trainings:
-        assert waits["train", name] == {"notebooks/train.ipynb", *found.start_files(name)}
+        assert waits["train", name] == {fact(f"train/{name}"), *found.start_files(name)}
     ours = {name: job for name, job in found.jobs.items() if job.method not in authors}
     assert ours and {name for rule, name in waits if rule == "score"} == set(ours)
-    for name, job in ours.items():
-        assert waits["score", name] == {"notebooks/evaluate.ipynb", *found.weights_files(job.method)}
+    for name in ours:
+        assert waits["score", name] == {fact(f"scores/{name}"), *found.job_files(name)}
     theirs = {str(found.results / "scores" / f"{name}.csv") for name in found.jobs.keys() - ours.keys()}
-    for name, drawing in found.drawings.items():
-        needed = {f"notebooks/{drawing.notebook}.ipynb", *found.drawing_files(name)}
+    for name in found.drawings:
+        needed = {fact(f"figures/{name}"), *found.drawing_files(name)}
         assert waits["draw", name] == needed - theirs
     files = {str(found.results / "scores" / f"{name}.csv") for name in ours}
     pages = {str(found.results / "notebooks" / "figures" / f"{name}.ipynb") for name in found.drawings}
-    assert waits["report", ""] > files | pages
+    assert waits["report", ""] > files | pages | {fact("report")}
+    notebooks = {file for inputs in waits.values() for file in inputs if Path(file).is_relative_to(paths.NOTEBOOKS)}
+    assert not notebooks  # an editor may save them at any time
+
+
+def test_files_have_their_whole_path_where_the_graph_is_not_in_the_checkout(tmp_path, monkeypatch):
+    """As for a read-only checkout, whose graph has its folder in the results."""
+    notebook, score = paths.NOTEBOOKS / "a.ipynb", tmp_path / "results" / "a.csv"
+    monkeypatch.chdir(paths.ROOT)
+    assert (plan.in_graph(notebook), plan.in_graph(score)) == ("notebooks/a.ipynb", str(score))
+    monkeypatch.chdir(tmp_path)
+    assert (plan.in_graph(notebook), plan.in_graph(score)) == (str(notebook), str(score))

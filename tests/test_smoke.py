@@ -88,8 +88,8 @@ def test_every_planned_score_is_there_with_its_rows_and_its_origin(graph):
         assert set(scores["method"]) == {job.method} and set(scores["requested"]) == {job.dataset}
         assert set(scores["variant"]) == {job.variant} and set(scores["task"]) == {job.task}
         assert scores["psnr"].between(5, 60).all()
-        weights = graph.results / "runs" / job.method / "smoke" / "weights.safetensors"
-        assert set(scores["weights_sha256"]) == {sha256(weights) if job.method in graph.plan.trainings else ""}
+        parts = methods.parts_of(job.method) if job.method in graph.plan.trainings else []
+        assert set(scores["weights_sha256"]) == {"+".join(sha256(graph.plan.weights_file(part)) for part in parts)}
 
 
 def test_every_notebook_ran_to_its_end_and_has_a_page(graph):
@@ -164,7 +164,7 @@ def test_a_missing_score_is_made_again_with_what_hangs_on_it_and_no_more(graph):
 
 def test_a_failure_is_named_and_leaves_all_other_results(graph):
     """Last, for it leaves a network without new scores."""
-    weights = graph.results / "runs" / NETWORK / "smoke" / "weights.safetensors"
+    weights = graph.plan.weights_file(NETWORK)
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     before = graph.written()

@@ -18,14 +18,17 @@ from invdenoise.tasks.base import (
     ABOUT,
     PROVENANCE,
     Task,
+    check_conditions,
     columns_of,
     conditions_of,
     evaluate,
     journal_of,
     make_task,
     read_scores,
+    score_file,
     score_folder,
     summarise,
+    weights_of,
     write_scores,
 )
 from invdenoise.tasks.metrics import psnr
@@ -125,7 +128,14 @@ def test_a_row_says_what_it_was_made_from(monkeypatch):
     assert (row.method, row.variant, row.dataset, row.requested) == ("dim", "half", "made", "made")
     assert (row.sigma_train, row.seed, row.num_parameters, row.budget) == (25, 3, 0, "none")
     assert (row.data_sha256, row.weights_sha256, row.task) == ("made-sha256", "", "toy.Brighten")
-    assert (row.version, row.commit, row.device) == (provenance.VERSION, "0123456789ab+", "cpu, float, 1 thread")
+    assert (row.version, row.commit) == (provenance.VERSION, "0123456789ab+")
+
+
+def test_a_row_names_precision_threads_and_processor(monkeypatch):
+    """Without the processor, times of two machines would look comparable."""
+    for processor in ("AMD EPYC (AVX-512)", "Other(R) CPU, 9 cores"):
+        monkeypatch.setattr(base, "hardware", lambda device, name=processor: f"1 CPU thread, {name}")
+        assert brighten(limit=1)["device"].unique().tolist() == [f"cpu, float, 1 thread, {processor}"]
 
 
 def test_a_row_of_a_network_says_its_weights_precision_and_size():
@@ -133,7 +143,24 @@ def test_a_row_of_a_network_says_its_weights_precision_and_size():
     network.card = {"budget": "laptop", "sha256": "beef"}
     row = brighten(network, limit=1).iloc[0]
     assert (row.budget, row.weights_sha256, row.sigma_train) == ("laptop", "beef", 10)
-    assert row.num_parameters == 2 * 10 + 19 and row.device == "cpu, float32, 1 thread"
+    assert row.num_parameters == 2 * 10 + 19 and row.device.startswith("cpu, float32, 1 thread, ")
+
+
+def test_a_row_names_the_weights_of_a_networks_parts_too():
+    """Two networks of the same weights with different parts give different scores."""
+    network, others = toy.Smooth(sigma=10), [toy.Smooth() for _ in range(2)]
+    network.card, others[0].card, others[1].card = (
+        {"budget": budget, "sha256": sha}
+        for budget, sha in (("laptop", "beef"), ("authors", "cafe"), ("laptop", "face"))
+    )
+    assert weights_of(network) == ("laptop", "beef")
+    network.zeroth, network.first = others  # by name: first, zeroth
+    assert weights_of(network) == ("laptop", "beef+face+cafe")
+    others[1].part = toy.Smooth()
+    others[1].part.card = {"budget": "laptop", "sha256": "0123"}
+    assert weights_of(network) == ("laptop", "beef+face+0123+cafe")
+    assert brighten(network, limit=1)["weights_sha256"].unique().tolist() == ["beef+face+0123+cafe"]
+    assert weights_of(Dim()) == ("none", "") and weights_of(toy.generator_of(0.5)) == ("none", "")
 
 
 def test_limit_takes_the_first_pictures_and_options_reach_every_call():
@@ -159,6 +186,32 @@ def test_a_condition_that_the_task_does_not_know_is_refused_before_anything_runs
     with pytest.raises(ValueError, match="toy.Brighten has no condition 'kernel'; known: sigma, gain"):
         brighten(method, {"sigma": [5], "kernel": [1]})
     assert method.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ({}, r"toy.Brighten needs the condition 'sigma'; give its values, as in conditions=\{'sigma': \[...\]\}"),
+        ({"gain": [1.0]}, "toy.Brighten needs the condition 'sigma'"),
+        ({"sigma": []}, "condition 'sigma' of toy.Brighten has no value; give one or more"),
+        ({"sigma": [5, 10, 5]}, "condition 'sigma' of toy.Brighten has the value 5 twice; give each once"),
+        ({"sigma": [5, 5.0]}, "has the value 5.0 twice"),
+    ],
+)
+def test_conditions_that_cannot_be_scored_are_refused_before_anything_runs(conditions, message, tmp_path):
+    method = Dim()
+    with pytest.raises(ValueError, match=message):
+        brighten(method, conditions, resume=tmp_path / "dim.csv")
+    assert method.calls == 0 and not list(tmp_path.iterdir())
+
+
+def test_a_condition_with_a_default_may_be_left_out():
+    assert brighten(conditions={"sigma": 5}, limit=1)["gain"].tolist() == [1.0]
+    check_conditions(make_task("toy.Generate"), {"temperature": (0.5, 1.0)})
+    with pytest.raises(ValueError, match="toy.Generate needs the condition 'temperature'"):
+        check_conditions(make_task("toy.Generate"), {})
+    with pytest.raises(ValueError, match="awgn.Denoise needs the condition 'sigma'"):
+        check_conditions(make_task("awgn.Denoise"), {})
 
 
 def test_what_the_task_refuses_is_not_run(monkeypatch):
@@ -290,8 +343,12 @@ def test_an_interrupted_evaluation_of_other_settings_starts_anew(other, tmp_path
 
 @pytest.mark.parametrize(
     ("owner", "attribute", "value"),
-    [(base, "commit", lambda: "another"), (Dim, "card", {"budget": "smoke", "sha256": "beef"})],
-    ids=["commit", "weights"],
+    [
+        (base, "commit", lambda: "another"),
+        (base, "sources_sha256", lambda: "another"),  # two states with uncommitted changes have the same commit
+        (Dim, "card", {"budget": "smoke", "sha256": "beef"}),
+    ],
+    ids=["commit", "uncommitted", "weights"],
 )
 def test_an_interrupted_evaluation_by_other_code_or_weights_starts_anew(owner, attribute, value, tmp_path, monkeypatch):
     file = tmp_path / "dim.csv"
@@ -301,6 +358,18 @@ def test_an_interrupted_evaluation_by_other_code_or_weights_starts_anew(owner, a
     again = Dim()
     brighten(again, resume=file)
     assert again.calls == 12
+
+
+def test_an_interrupted_evaluation_goes_on_on_another_processor_and_says_so(tmp_path, monkeypatch):
+    file = tmp_path / "dim.csv"
+    monkeypatch.setattr(base, "hardware", lambda device: "1 CPU thread, old")
+    with pytest.raises(KeyboardInterrupt):
+        brighten(Dim(fails_at=8), resume=file)
+    monkeypatch.setattr(base, "hardware", lambda device: "1 CPU thread, new")
+    again = Dim()
+    resumed = brighten(again, resume=file)
+    assert again.calls == 12 - 7
+    assert resumed["device"].str.rpartition(", ")[2].tolist() == 7 * ["old"] + 5 * ["new"]
 
 
 def test_a_task_over_a_whole_set_starts_anew_for_it_needs_every_output(tmp_path):
@@ -369,6 +438,44 @@ def test_scores_are_looked_up_by_paper_and_name(tmp_path, monkeypatch):
         write_scores(table(psnr=[value], sigma=[value]), score_folder(tmp_path, score) / "m.csv")
     assert read_scores("toy/table")["psnr"].tolist() == [1.0]
     assert read_scores("toy/sweep", "toy/table", results=tmp_path)["psnr"].tolist() == [2.0, 1.0]
+
+
+def test_a_score_file_is_named_below_the_folder_of_scores(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVDENOISE_RESULTS", str(tmp_path))
+    assert score_file("own/a b.sigma=5.csv") == tmp_path / "scores" / "own" / "a b.sigma=5.csv"
+    assert score_file("m.csv", tmp_path / "other") == tmp_path / "other" / "scores" / "m.csv"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../x.csv",
+        "own/../../../x.csv",
+        "/x.csv",
+        "//x.csv",
+        "own/../x.csv",
+        ".x.csv",
+        "own/.x.csv",
+        "a\\..\\x.csv",
+        "x",
+        "",
+        "own/",
+    ],
+)
+def test_a_name_that_leads_out_of_the_folder_of_scores_is_refused(name):
+    with pytest.raises(ValueError, match="is no name of a score file; expected one below the folder of scores"):
+        score_file(name)
+
+
+def test_nothing_is_written_to_a_path_that_leads_out_of_its_folder(tmp_path):
+    outside, method = tmp_path / "scores" / ".." / ".." / "x.csv", Dim()
+    (tmp_path / "scores").mkdir()
+    before = sorted(tmp_path.parent.iterdir())
+    with pytest.raises(ValueError, match=r"x.csv leads out of its folder; .* without '\.\.'"):
+        write_scores(table(psnr=[1.0]), outside)
+    with pytest.raises(ValueError, match="x.csv leads out of its folder"):
+        brighten(method, resume=outside)
+    assert sorted(tmp_path.parent.iterdir()) == before and method.calls == 0
 
 
 def test_hidden_files_are_no_scores(tmp_path):
@@ -463,26 +570,27 @@ def test_scores_of_several_tasks_are_read_together(tmp_path):
 
 
 def test_summary_by_hand():
+    """Means over pictures: of three pictures, neither their median nor the middle of their range."""
     scores = table(
-        method=["a", "a", "a", "a", "b"],
-        variant=["", "", "", "x", ""],
-        sigma=[25, 25, 50, 25, 25],
-        image=["01", "02", "01", "01", "01"],
-        psnr=[30.0, 32.0, 20.0, 10.0, 29.0],
-        ssim=[0.8, 0.9, 0.5, 0.1, 0.7],
-        seconds=[1.0, 3.0, 5.0, 7.0, 9.0],
-        megapixels=[0.5, 1.5, 0.5, 0.5, 0.25],
-        sigma_train=[25.0, 25.0, 25.0, 25.0, None],
-        num_parameters=[7, 7, 7, 7, 0],
+        method=["a", "a", "a", "a", "a", "b"],
+        variant=["", "", "", "", "x", ""],
+        sigma=[25, 25, 25, 50, 25, 25],
+        image=["01", "02", "03", "01", "01", "01"],
+        psnr=[30.0, 32.0, 37.0, 20.0, 10.0, 29.0],
+        ssim=[0.8, 0.9, 0.4, 0.5, 0.1, 0.7],
+        seconds=[1.0, 3.0, 8.0, 5.0, 7.0, 9.0],
+        megapixels=[0.5, 1.5, 1.0, 0.5, 0.5, 0.25],
+        sigma_train=[25.0, 25.0, 25.0, 25.0, 25.0, None],
+        num_parameters=[7, 7, 7, 7, 7, 0],
     )
     summary = summarise(scores)
     keys = summary[["method", "variant", "sigma"]].itertuples(index=False, name=None)
     assert list(keys) == [("a", "", 25), ("a", "", 50), ("a", "x", 25), ("b", "", 25)]
-    assert summary["psnr"].tolist() == [31, 20, 10, 29]
-    assert summary["ssim"].tolist() == pytest.approx([0.85, 0.5, 0.1, 0.7])
-    assert summary["seconds"].tolist() == [2, 5, 7, 9]
-    assert summary["seconds_per_megapixel"].tolist() == [2, 10, 14, 36]
-    assert summary["num_images"].tolist() == [2, 1, 1, 1] and summary["num_parameters"].tolist() == [7, 7, 7, 0]
+    assert summary["psnr"].tolist() == [33, 20, 10, 29]
+    assert summary["ssim"].tolist() == pytest.approx([0.7, 0.5, 0.1, 0.7])
+    assert summary["seconds"].tolist() == [4, 5, 7, 9]
+    assert summary["seconds_per_megapixel"].tolist() == [4, 10, 14, 36]
+    assert summary["num_images"].tolist() == [3, 1, 1, 1] and summary["num_parameters"].tolist() == [7, 7, 7, 0]
     assert summary["sigma_train"].isna().tolist() == [False, False, False, True]
 
 

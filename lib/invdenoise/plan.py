@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from invdenoise import methods, papers, paths
+from invdenoise import facts, methods, papers, paths
+from invdenoise.data.fetch import dataset_ids
 from invdenoise.data.pictures import num_pictures
 from invdenoise.models import classical
 from invdenoise.papers import BUDGETS, RELEASED, Paper, Runs
-from invdenoise.tasks.base import make_task
+from invdenoise.tasks.base import check_conditions, make_task
 from invdenoise.weights import weights_path
 
 ALL = "all"  # instead of a paper's name
@@ -102,7 +104,10 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of one budget, for some papers. `missing` says what is left out and why."""
+    """The jobs of one budget, for some papers. `missing` says what is left out and why.
+
+    Networks are trained below `runs`, which all budgets and `make train` share.
+    """
 
     budget: str
     papers: tuple[str, ...]
@@ -111,16 +116,28 @@ class Plan:
     jobs: dict[str, Job]
     drawings: dict[str, Drawing]
     missing: tuple[str, ...] = field(default=())
+    runs: Path = field(default_factory=paths.runs_dir)
 
     def weights_file(self, network: str) -> Path:
         """The weights that this plan uses of a network."""
         if network in self.trainings:
-            return self.results / "runs" / network / self.budget / "weights.safetensors"
+            return self.runs / network / self.budget / "weights.safetensors"
         return weights_path(network)
 
     def weights_files(self, method: str) -> list[str]:
         """Files that a job on this method waits for, as the graph names them."""
         return [in_graph(self.weights_file(part)) for part in methods.parts_of(method) if part not in papers.authors()]
+
+    def job_files(self, name: str) -> list[str]:
+        """Weights that a score waits for, as the graph names them."""
+        opened = dict.fromkeys(self.networks_of(self.jobs[name]))
+        return [in_graph(self.weights_file(network)) for network in opened if network not in papers.authors()]
+
+    def networks_of(self, job: Job) -> list[str]:
+        """Networks that a job opens: its method's, and of those that its task tries in turn the first that is to be had."""
+        task = make_task(job.task, job.settings)
+        others = [name for name in task.networks(job.method) if not methods.why_not(name, self.trainings)][:1]
+        return [part for name in (job.method, *others) for part in methods.parts_of(name)]
 
     def start_files(self, network: str) -> list[str]:
         """Weights that training of this network starts from or is tried with, when they are trained here too."""
@@ -142,6 +159,169 @@ class Plan:
         if drawing.curves:
             files += [*ablation_curves(self.results).values(), *filter(None, [bench_file(self.results)])]
         return [in_graph(file) for file in files]
+
+    def training_parameters(self, network: str) -> dict[str, Any]:
+        """Parameters of `train.ipynb`, all of them: a value saved in the notebook must not change the weights."""
+        return {"name": network, "budget": self.budget, "minutes": 0}
+
+    @property
+    def report_parameters(self) -> dict[str, Any]:
+        """Parameters of `report.ipynb`, all of them."""
+        return {"scores": "local", "budget": self.budget}
+
+    def fact_texts(self) -> dict[str, str]:
+        """What decides each job apart from the files that it waits for; see the module `facts`.
+
+        Returns:
+            Texts by name: `scores/<job>`, `figures/<drawing>`, `train/<network>`, and `report`.
+        """
+        return _Facts(self).texts()
+
+    def write_facts(self) -> None:
+        """Write the facts that changed. What a job would fetch, such as pictures, is fetched first.
+
+        Raises:
+            OSError: the results folder cannot be written to; names the remedy.
+        """
+        for name, text in self.fact_texts().items():
+            facts.write_fact(self.results, name, text)
+
+
+class _Facts:
+    """The texts of a plan's facts. What several jobs share is read once."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.library = facts.Library(plan.results / facts.FOLDER / "code.json")
+        self.notebooks: dict[str, facts.Notebook] = {}
+        self.sets: dict[tuple, str] = {}
+
+    def texts(self) -> dict[str, str]:
+        found = {f"scores/{name}": self.of_score(job) for name, job in self.plan.jobs.items()}
+        found |= {f"figures/{name}": self.of_drawing(drawing) for name, drawing in self.plan.drawings.items()}
+        found |= {f"train/{name}": self.of_training(name) for name in self.plan.trainings}
+        found["report"] = self.of_report()
+        self.library.close()
+        return {name: "\n".join(lines) + "\n" for name, lines in found.items()}
+
+    def of_score(self, job: Job) -> list[str]:
+        """The notebook counts by its code alone: another text around it does not change a score."""
+        networks = self.plan.networks_of(job)
+        modules = ["tasks.base", *self.library.module_of(job.task, "tasks"), *self.models_of(networks)]
+        if job.method in classical.METHODS:
+            modules.append("models.classical")
+        reached = self.library.reached(modules)
+        sets = {(job.dataset, job.limit, None), *((name, 0, file) for name, file in self.library.loads(reached))}
+        return [
+            f"notebook {self.notebook('evaluate').code}",
+            *_parameter_lines(job.parameters),
+            *self.network_lines(networks),
+            *self.set_lines(sets),
+            *self.library.facts(reached),
+        ]
+
+    def of_drawing(self, drawing: Drawing) -> list[str]:
+        """The notebook counts with its text, since its page is read."""
+        notebook, paper = self.notebook(drawing.notebook), papers.papers()[drawing.name.partition("/")[0]]
+        parameters = notebook.parameters | drawing.parameters
+        networks = [part for name in drawing.weights for part in methods.parts_of(name)]
+        reached = self.library.reached([*notebook.imports, *self.models_of(networks)])
+        named = {value for value in parameters.values() if isinstance(value, str) and value in dataset_ids()}
+        sets = {(name, 0, None) for name in named | notebook.loads}
+        sets |= {(name, 0, file) for name, file in self.library.loads(reached)}
+        return [
+            f"notebook {notebook.page}",
+            *_parameter_lines(parameters),
+            *self.network_lines(networks),
+            *self.set_lines(sets),
+            f"printed numbers {_printed_numbers()}",
+            f"comparisons {facts.hash_of(paper.declared.model_dump(include={'compare', 'claims'}))}",
+            *([f"cards and curves {_cards_and_curves()}"] if drawing.curves else []),
+            *self.library.facts(reached),
+        ]
+
+    def of_training(self, name: str) -> list[str]:
+        """The library's code does not count: a run goes on from its checkpoint, which hours of work may be in.
+
+        No pictures stand in when a network is trained, so the set counts as it is registered.
+        """
+        entry, budget = papers.network(name), self.plan.budget
+        recipe = entry.recipe(budget).model_dump()
+        declared = {
+            **_declared(name), "source": entry.source.kind, "options of the source": entry.source_options(budget), "task": entry.task,
+            **{key: value for key, value in recipe.items() if value not in (None, (), {})},
+        }  # fmt: skip
+        options = entry.source_options(budget)
+        return [
+            f"notebook {self.notebook('train').code}",
+            *_parameter_lines(self.plan.training_parameters(name)),
+            f"network {name} {json.dumps(declared, sort_keys=True, default=str)}",
+            *(f"set {name}: {facts.registered_set(name)}" for name in (options["set"], *options.get("also", ()))),
+        ]
+
+    def of_report(self) -> list[str]:
+        notebook = self.notebook("report")
+        declared = [papers.papers()[paper].declared.model_dump() for paper in self.plan.papers]
+        return [
+            f"notebook {notebook.page}",
+            *_parameter_lines(notebook.parameters | self.plan.report_parameters),
+            f"papers {facts.hash_of(declared)}",
+            f"printed numbers {_printed_numbers()}",
+            f"cards and curves {_cards_and_curves()}",
+            *self.library.facts(self.library.reached(notebook.imports)),
+        ]
+
+    def notebook(self, name: str) -> facts.Notebook:
+        if name not in self.notebooks:
+            self.notebooks[name] = facts.read_notebook(paths.NOTEBOOKS / f"{name}.ipynb")
+        return self.notebooks[name]
+
+    def models_of(self, networks: Sequence[str]) -> list[str]:
+        """Modules of the classes of networks, and the kernels that they may run in."""
+        authors = papers.authors()
+        named = [authors[name].read if name in authors else papers.network(name).model for name in networks]
+        modules = [module for name in named for module in self.library.module_of(name, "models")]
+        return [*modules, "kernels"] if networks else []
+
+    def network_lines(self, networks: Iterable[str]) -> list[str]:
+        lines = []
+        for name in dict.fromkeys(networks):
+            file = papers.authors()[name].file if name in papers.authors() else None
+            theirs = "" if file is None else f" {self.set_fact('weights', 0, file)}"
+            lines.append(f"network {name} {json.dumps(_declared(name), sort_keys=True, default=str)}{theirs}")
+        return lines
+
+    def set_lines(self, sets: Iterable[tuple[str, int, str | None]]) -> list[str]:
+        return [
+            f"set {name}{f', first {limit}' if limit else ''}{f', {file}' if file else ''}: {self.set_fact(name, limit, file)}"
+            for name, limit, file in sorted(sets, key=str)
+        ]
+
+    def set_fact(self, *which: Any) -> str:
+        if which not in self.sets:
+            self.sets[which] = facts.set_fact(*which)
+        return self.sets[which]
+
+
+def _parameter_lines(parameters: dict[str, Any]) -> list[str]:
+    return [f"parameter {name} = {json.dumps(value, default=str)}" for name, value in sorted(parameters.items())]
+
+
+def _declared(network: str) -> dict[str, Any]:
+    """What a network is, as its paper declares it."""
+    if network in papers.authors():
+        return papers.authors()[network].model_dump()
+    entry = papers.network(network)
+    return {"model": entry.model, "options": entry.options, "sigmas": entry.sigmas, "parts": entry.parts}
+
+
+def _printed_numbers() -> str:
+    return facts.hash_of_files(paths.PUBLISHED.glob("*.csv"))
+
+
+def _cards_and_curves() -> str:
+    """Of the released weights."""
+    return facts.hash_of_files([*paths.RELEASED_WEIGHTS.glob("*.json"), *paths.RELEASED_WEIGHTS.glob("*.curve.csv")])
 
 
 def make_plan(budget: str, paper: str = ALL) -> Plan:
@@ -199,8 +379,7 @@ def _check(paper: Paper, score: str, task: str, runs: Runs) -> None:
     """ValueError naming the score where a task, setting, condition, set or method does not exist."""
     try:
         made = make_task(task, runs.settings)
-        if unknown := [key for key in runs.conditions if key not in made.keys]:
-            raise ValueError(f"{task} has no condition {unknown[0]!r}; known: {', '.join(made.keys) or 'none'}")
+        check_conditions(made, runs.conditions)
         for dataset in runs.sets:
             num_pictures(dataset)
         for method in runs.methods:
@@ -287,5 +466,9 @@ def bench_file(folder: Path) -> Path | None:
 
 
 def in_graph(path: Path) -> str:
-    """A file as the graph names it: relative to the checkout where it lies in it."""
-    return str(path.relative_to(paths.ROOT)) if path.is_relative_to(paths.ROOT) else str(path)
+    """A file as the graph names it: relative to the checkout where that is the current folder, else the whole path.
+
+    The graph's folder is another one where the checkout is read-only.
+    """
+    inside = Path.cwd() == paths.ROOT and path.is_relative_to(paths.ROOT)
+    return str(path.relative_to(paths.ROOT)) if inside else str(path)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import itertools
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -17,9 +18,10 @@ import torch
 
 from invdenoise import kernels, methods, paths
 from invdenoise.data.pictures import load_pictures
+from invdenoise.device import hardware
 from invdenoise.files import atomic
 from invdenoise.papers import resolve
-from invdenoise.provenance import VERSION, commit
+from invdenoise.provenance import VERSION, commit, sources_sha256
 from invdenoise.tasks.metrics import Metric
 
 # Columns of every score file, before and after those of the task.
@@ -76,6 +78,13 @@ class Task:
         network = methods.load_network(name, budget)
         return network if precision == "float32" else kernels.speed_up(network, precision)
 
+    def networks(self, method: str) -> list[str]:
+        """Networks that a job on this method opens besides it. They are tried in turn, and the first that is to be had is used.
+
+        The graph waits for the weights of that one.
+        """
+        return []
+
     def pictures(self, name: str, limit: int | None = None) -> Any:
         """The set of that name, or what stands in for it."""
         return load_pictures(name, limit=limit)
@@ -120,6 +129,29 @@ def conditions_of(conditions: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(conditions, combination, strict=True)) for combination in itertools.product(*values)]
 
 
+def check_conditions(task: Task, conditions: Mapping[str, Any]) -> None:
+    """Refuse conditions that cannot be scored.
+
+    Raises:
+        ValueError: the task does not know a condition, needs one that is missing, or one has no value or a value twice.
+    """
+    if unknown := sorted(set(conditions) - set(task.keys)):
+        raise ValueError(f"{task.name} has no condition {unknown[0]!r}; known: {', '.join(task.keys) or 'none'}")
+    arguments = inspect.signature(task.cases).parameters
+    needed = [key for key in task.keys if key in arguments and arguments[key].default is inspect.Parameter.empty]
+    if missing := [key for key in needed if key not in conditions]:
+        raise ValueError(
+            f"{task.name} needs the condition {missing[0]!r}; give its values, "
+            f"as in conditions={{{missing[0]!r}: [...]}}"
+        )
+    for key, value in conditions.items():
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        if not values:
+            raise ValueError(f"condition {key!r} of {task.name} has no value; give one or more")
+        if twice := [one for number, one in enumerate(values) if one in values[:number]]:
+            raise ValueError(f"condition {key!r} of {task.name} has the value {twice[0]!r} twice; give each once")
+
+
 def evaluate(
     task: Task,
     method: Any,
@@ -145,26 +177,31 @@ def evaluate(
         report: called with a line of progress for each condition.
         resume: score file that this is for. Cases already scored by an interrupted run of the same job are not run again.
 
-    `seconds` is the time of the method on one case at a time, after a warm-up.
+    `seconds` is the time of the method on one case at a time, after a warm-up. Times are comparable between rows of the
+    same `device`, which names the kind of device, the precision, the threads and the processor.
 
     Raises:
-        ValueError: a condition that the task does not know, or what `task.check` refuses.
+        ValueError: what `check_conditions` or `task.check` refuses, or a `resume` that leads out of its folder.
     """
     options = dict(options or {})
-    if unknown := sorted(set(conditions) - set(task.keys)):
-        raise ValueError(f"{task.name} has no condition {unknown[0]!r}; known: {', '.join(task.keys) or 'none'}")
+    check_conditions(task, conditions)
     task.check(method, conditions, options)
     pictures = task.pictures(dataset, limit)
     device, used = device_of(method)
-    card = getattr(method, "card", {"budget": "none", "sha256": ""})
+    budget, weights = weights_of(method)
     count, trained = getattr(method, "num_parameters", None), getattr(method, "sigma", None)
     common = {
         "method": method.name, "variant": variant, "requested": dataset, "dataset": pictures.name, "device": used, "seed": seed,
-        "sigma_train": math.nan if trained is None else trained, "num_parameters": count() if count else 0, "budget": card["budget"],
-        "weights_sha256": card["sha256"], "data_sha256": pictures.sha256, "version": VERSION,
+        "sigma_train": math.nan if trained is None else trained, "num_parameters": count() if count else 0, "budget": budget,
+        "weights_sha256": weights, "data_sha256": pictures.sha256, "version": VERSION,
         "commit": commit(), "task": task.name,
     }  # fmt: skip
-    identity = {**common, "settings": task.settings, "options": options, "conditions": dict(conditions), "limit": limit}
+    # The commit alone does not tell two states with uncommitted changes apart, so the code's own hash counts as well.
+    identity = {
+        **common, "settings": task.settings, "options": options, "conditions": dict(conditions), "limit": limit,
+        "sources": sources_sha256(),
+    }  # fmt: skip
+    common["device"] = f"{used}, {_processor(device)}"  # not in the identity: a job may go on on another processor
     journal = _Journal(resume, json.dumps(identity, sort_keys=True, default=str))
     rows: list[dict] = []
     warm = False
@@ -215,7 +252,7 @@ class _Journal:
     """Rows of an unfinished job, kept beside its score file: a job that was killed goes on where it stopped."""
 
     def __init__(self, scores: Path | None, identity: str):
-        self.path = None if scores is None else journal_of(scores)
+        self.path = None if scores is None else journal_of(_checked(scores))
         self.rows: dict[str, dict] = {}
         if self.path is None:
             return
@@ -252,6 +289,18 @@ def journal_of(scores: Path) -> Path:
     return scores.with_name(f".{scores.stem}.unfinished.jsonl")
 
 
+def weights_of(method: Any) -> tuple[str, str]:
+    """Budget and SHA-256 of a method's weights, as score rows name them.
+
+    Networks that are its parts count as well: the hash of each follows the method's own after a "+", in the order of the
+    parts' names.
+    """
+    card = getattr(method, "card", {"budget": "none", "sha256": ""})
+    children = sorted(method.named_children()) if isinstance(method, torch.nn.Module) else []
+    parts = [weights_of(child)[1] for _, child in children if getattr(child, "card", {}).get("sha256")]
+    return card["budget"], "+".join([card["sha256"], *parts])
+
+
 def device_of(method: Any) -> tuple[torch.device, str]:
     """Where a method computes, and that with precision and threads in words. What learns nothing computes on the CPU."""
     parameters = method.parameters() if isinstance(method, torch.nn.Module) else iter(())
@@ -261,12 +310,43 @@ def device_of(method: Any) -> tuple[torch.device, str]:
     return device, f"{device.type}, {precision}, {threads} thread{'s' * (threads > 1)}"
 
 
+def _processor(device: torch.device) -> str:
+    """The processor or GPU without the number of threads, which PyTorch's part of the row has."""
+    words = hardware(device)
+    return words.split(", ", 1)[-1] if device.type == "cpu" else words
+
+
 # --- Score files
 
 
+def score_file(name: str, results: Path | None = None) -> Path:
+    """The score file of that name, such as "own/mine.csv", below the folder of scores.
+
+    Args:
+        name: relative, with slashes; it ends in ".csv".
+        results: results folder; default `results/`.
+
+    Raises:
+        ValueError: the name leads out of the folder of scores, is hidden, or does not end in ".csv".
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or not name.endswith(".csv") or "\\" in name or any(part.startswith((".", "/")) for part in parts):
+        raise ValueError(
+            f"{name!r} is no name of a score file; expected one below the folder of scores, such as 'own/mine.csv', "
+            "with no part that begins with a dot"
+        )
+    return (paths.results_dir() if results is None else results) / "scores" / Path(*parts)
+
+
+def _checked(path: Path) -> Path:
+    if ".." in path.parts:
+        raise ValueError(f"{path} leads out of its folder; give the path of the score file without '..'")
+    return path
+
+
 def write_scores(scores: pd.DataFrame, path: Path) -> None:
-    """Write a score file, whole or not at all, with six significant digits."""
-    with atomic(path) as temporary:
+    """Write a score file, whole or not at all, with six significant digits; ValueError for a path with ".."."""
+    with atomic(_checked(path)) as temporary:
         scores.to_csv(temporary, index=False, float_format="%.6g", quoting=csv.QUOTE_MINIMAL)
     journal_of(path).unlink(missing_ok=True)
 
@@ -289,7 +369,7 @@ def read_scores(*scores: str | Path, results: Path | None = None) -> pd.DataFram
     """
     results = paths.results_dir() if results is None else results
     places = [place if isinstance(place, Path) else score_folder(results, place) for place in scores]
-    files = [file for place in places for file in _files(place)]
+    files = [file for place in places for file in score_files(place)]
     if not files:
         raise FileNotFoundError(f"no scores in {' or '.join(map(str, places))}; make them with `make paper`")
     table = pd.concat([_read(file) for file in files], ignore_index=True)
@@ -309,7 +389,7 @@ def read_scores(*scores: str | Path, results: Path | None = None) -> pd.DataFram
     return table.drop(columns="file")
 
 
-def _files(place: Path) -> list[Path]:
+def score_files(place: Path) -> list[Path]:
     """Score files of a folder. Hidden ones are no scores: unfinished files, and JupyterLab's checkpoints."""
     if place.is_file():
         return [place]

@@ -522,6 +522,14 @@ class Deblur(Task):
         self._judge(denoiser, budget)
         return denoiser
 
+    def networks(self, method: str) -> list[str]:
+        """The noise estimators, for a denoiser that has none of its own."""
+        if self.estimator:
+            return [self.estimator]
+        known = estimator_names()
+        own = [part for part in methods.parts_of(method)[1:] if part in known]
+        return [] if own or method in RESTORERS else known
+
     def _judge(self, denoiser: Denoiser, budget: str | None = None) -> Any:
         """What estimates the noise level for a denoiser; loaded once."""
         if denoiser.name not in self._judges:
