@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -13,7 +17,16 @@ from nbformat.v4 import new_code_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 
 from invdenoise import notebooks, paths
-from invdenoise.notebooks import check_parameters, known_parameters, main, run_notebook, set_aside, write_html
+from invdenoise.notebooks import (
+    check_parameters,
+    known_parameters,
+    main,
+    read_parameters,
+    run_notebook,
+    set_aside,
+    write_html,
+)
+from invdenoise.plan import make_plan
 
 METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
@@ -63,12 +76,86 @@ def test_a_missing_notebook_is_named(no_kernel, tmp_path, capsys):
     assert "error: no notebook" in capsys.readouterr().err
 
 
-def test_values_on_the_command_line_are_read_as_yaml(notebook, monkeypatch, tmp_path):
-    asked = {}
-    monkeypatch.setattr(notebooks, "run_notebook", lambda source, output, parameters: asked.update(parameters))
-    arguments = [str(notebook), str(tmp_path / "out.ipynb"), "-p", "divisor", "2.5", "-p", "label", "[15, 25]"]
-    assert main([*arguments, "-p", "flag", "true", "-p", "name", "dninn-st-s25"]) == 0
-    assert asked == {"divisor": 2.5, "label": [15, 25], "flag": True, "name": "dninn-st-s25"}
+@pytest.fixture
+def typed(tmp_path):
+    """A notebook with a parameter of each kind."""
+    lines = [
+        "text = ''",
+        "count = 2",
+        "level = 25.0",
+        "flag = True",
+        "names = []",
+        "table = {'sigma': [25]}",
+        "nothing = None",
+    ]
+    cell = new_code_cell("\n".join(lines), metadata={"tags": ["parameters"]})
+    path = tmp_path / "typed.ipynb"
+    nbformat.write(new_notebook(cells=[cell], metadata=METADATA), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["my #1 photo.png", "scan: page 3.png", "2024", "010", "no", "null", "1e3", "~", "- a", "[1]", "{x}", "'q'", '"', '"a', "*.png", "a\\b", " x ", ""],
+)  # fmt: skip
+def test_text_stays_text_whatever_it_looks_like(name, typed):
+    assert read_parameters(typed, [("text", name)]) == {"text": name}
+    assert read_parameters(typed, [("text", json.dumps(name))]) == {"text": name}  # as the graph writes it
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("count", "7", 7), ("count", "010", 10), ("count", "0.5", 0.5), ("level", "1e3", 1000.0), ("level", "-3", -3),
+        ("flag", "false", False), ("flag", "no", False), ("names", "[a, 15]", ["a", 15]), ("table", "{sigma: [15, 25]}", {"sigma": [15, 25]}),
+        ("table", '{"sigma": [15]}', {"sigma": [15]}), ("nothing", "3", 3), ("nothing", "abc", "abc"),
+    ],
+)  # fmt: skip
+def test_other_values_are_read_as_what_the_notebook_has(name, text, value, typed):
+    found = read_parameters(typed, [(name, text)])[name]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("count", "1:30", "parameter count is '1:30'; expected a number, such as 2"),
+        ("level", "true", "parameter level is 'true'; expected a number, such as 25.0"),
+        ("flag", "1", "parameter flag is '1'; expected true or false, such as true"),
+        ("names", "a", r"parameter names is 'a'; expected a list, such as \[\]"),
+        ("table", "[25]", "parameter table is '\\[25\\]'; expected a mapping, such as"),
+        ("table", "{a: [", "parameter table is .*, which is not YAML"),
+        ("tabel", "{}", "has no parameter 'tabel'; did you mean 'table'"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_before_a_kernel_starts(
+    name, text, message, typed, no_kernel, tmp_path, capsys
+):
+    assert main([str(typed), str(tmp_path / "out.ipynb"), "-p", name, text]) == 1
+    told = capsys.readouterr().err
+    assert re.search(message, told) and told.count("\n") == 1
+
+
+def test_what_the_graph_passes_arrives_as_it_was_declared():
+    found = make_plan("smoke")
+    passed = [("evaluate", job.parameters) for job in found.jobs.values()]
+    passed += [(drawing.notebook, drawing.parameters) for drawing in found.drawings.values()]
+    assert len(passed) > 10
+    for name, parameters in passed:
+        declared = json.loads(json.dumps(parameters))
+        given = [(key, json.dumps(value)) for key, value in parameters.items()]
+        assert read_parameters(paths.NOTEBOOKS / f"{name}.ipynb", given) == declared
+
+
+@pytest.mark.parametrize(
+    ("output", "message"), [("out.html", "ends in .ipynb"), ("folder/../tiny.ipynb", "the notebook itself")]
+)
+def test_an_output_that_would_replace_something_else_is_refused(output, message, notebook, no_kernel, tmp_path):
+    (tmp_path / "folder").mkdir()
+    before = notebook.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        run_notebook(notebook, tmp_path / output, {})
+    assert notebook.read_bytes() == before
 
 
 def test_the_copy_of_a_failed_run_has_the_usual_permissions(notebook, monkeypatch, tmp_path):
@@ -115,6 +202,77 @@ def test_a_failure_keeps_the_earlier_output_and_names_cell_and_error(notebook, t
     assert sorted(file.name for file in output.parent.iterdir()) == ["tiny.failed.ipynb", "tiny.html", "tiny.ipynb"]
     cells = nbformat.read(failed, as_version=4).cells
     assert any(output.output_type == "error" for cell in cells for output in cell.get("outputs", []))
+
+
+LOOK = """
+import json, locale, os, sys, time
+import matplotlib, skimage
+from matplotlib import pyplot
+figure = pyplot.figure(figsize=(1, 1))
+print("σ–", json.dumps({
+    "executable": sys.executable, "usetex": matplotlib.rcParams["text.usetex"], "inline": "inline" in matplotlib.get_backend(),
+    "encoding": locale.getpreferredencoding(), "zone": time.tzname[0], "skimage": bool(skimage.__path__), "leaked": sorted(
+        name for name in ("by_startup", "by_profile", "by_folder", "by_pythonstartup") if name in globals()),
+    "threads": os.environ["OMP_NUM_THREADS"], "results": os.environ["INVDENOISE_RESULTS"],
+}))
+"""
+
+
+@pytest.mark.slow
+def test_settings_of_the_reader_change_no_page(tmp_path):
+    """A locale, a matplotlibrc, kernels, templates, start-up files and modules of the reader, and a home that cannot be written."""
+    site = tmp_path / "site"
+    files = {
+        "matplotlibrc": "text.usetex: True\n",
+        "kernels/python3/kernel.json": '{"argv": ["/bin/false"], "display_name": "x", "language": "python"}',
+        "nbconvert/templates/lab/conf.json": '{"base_template": "base"}',
+        "nbconvert/templates/lab/index.html.j2": "a foreign template",
+        "ipython/profile_default/startup/00.py": "by_startup = 1",
+        "ipython/profile_default/ipython_kernel_config.py": "c.InteractiveShellApp.exec_lines = ['by_profile = 1']",
+        "ipython/profile_default/ipython_config.py": "c.InteractiveShellApp.exec_lines = ['by_profile = 1']",
+        "shadows/skimage.py": "__path__ = []",
+        "start.py": "by_pythonstartup = 1",
+        "home": "no folder",
+    }
+    for name, text in files.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text)
+    cells = [new_code_cell("text = ''", metadata={"tags": ["parameters"]}), new_code_cell(LOOK)]
+    source, output = tmp_path / "look.ipynb", tmp_path / "out" / "look.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata=METADATA), source)
+    leaks = {
+        "LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": "Asia/Tokyo", "MATPLOTLIBRC": site / "matplotlibrc",
+        "MPLBACKEND": "svg", "JUPYTER_PATH": site, "JUPYTER_CONFIG_DIR": site, "IPYTHONDIR": site / "ipython", "PYTHONSTARTUP": site / "start.py",
+        "PYTHONPATH": f"{site / 'shadows'}:{paths.ROOT / 'lib'}", "HOME": site / "home", "INVDENOISE_RESULTS": tmp_path / "results",
+    }  # fmt: skip
+    environment = os.environ | {name: str(value) for name, value in leaks.items()}
+    environment.pop("XDG_CACHE_HOME", None)
+    command = [sys.executable, "-m", "invdenoise.notebooks", str(source), str(output)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    mark, _, found = printed(output).partition(" ")
+    assert mark == "σ–" and json.loads(found) == {
+        "executable": sys.executable, "usetex": False, "inline": True, "encoding": "utf-8", "zone": "UTC", "skimage": True,
+        "leaked": [], "threads": "1", "results": str(tmp_path / "results"),
+    }  # fmt: skip
+    page = output.with_suffix(".html").read_text(encoding="utf-8")
+    assert "σ–" in page and "a foreign template" not in page
+
+
+def test_the_environment_is_as_before_after_a_notebook(notebook, monkeypatch, tmp_path):
+    seen = {}
+
+    def look(source, copy, **_):
+        seen.update(os.environ)
+        raise PapermillExecutionError(1, 3, "1 / 0", "ZeroDivisionError", "division by zero", [])
+
+    monkeypatch.setattr(papermill, "execute_notebook", look)
+    monkeypatch.setenv("MPLBACKEND", "svg")
+    before = dict(os.environ)
+    with pytest.raises(RuntimeError):
+        run_notebook(notebook, tmp_path / "out" / "tiny.ipynb", {})
+    assert os.environ == before and "MPLBACKEND" not in seen
+    assert not Path(seen["IPYTHONDIR"]).parent.exists()
 
 
 def test_formulas_are_typeset_in_pages_without_a_script(tmp_path):

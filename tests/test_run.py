@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import toy
+import yaml
 
 from invdenoise import methods, papers, paths, run
 from invdenoise.data.fetch import DataUnavailable
@@ -299,7 +302,7 @@ def test_a_wrong_declaration_is_one_line_on_stderr(graph, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize("in_time", [True, False])
 def test_ctrl_c_ends_the_graph_and_is_no_failure(in_time, monkeypatch):
-    """A graph that waits for its jobs too long is killed, with the jobs."""
+    """A graph whose guard does not end it in time is killed, with the jobs."""
     sent = []
 
     class Output:
@@ -316,6 +319,9 @@ def test_ctrl_c_ends_the_graph_and_is_no_failure(in_time, monkeypatch):
         def __init__(self, command, **options):
             assert options["start_new_session"]  # its process group is that of its jobs
 
+        def terminate(self):
+            sent.append((4321, signal.SIGTERM))
+
         def wait(self, timeout=None):
             if timeout and not in_time:
                 raise subprocess.TimeoutExpired("snakemake", timeout)
@@ -329,27 +335,347 @@ def test_ctrl_c_ends_the_graph_and_is_no_failure(in_time, monkeypatch):
     assert sent == [(4321, signal.SIGTERM), (4321, signal.SIGKILL)][: 1 if in_time else 2]
 
 
-@pytest.mark.slow
-def test_a_run_that_is_told_to_end_ends_its_jobs_too(tmp_path):
-    """The graph is one that says that it began and then sleeps, in a process of its own."""
-    fake = "import subprocess, sys; subprocess.Popen(['sleep', '300']); print('Job stats', flush=True); input()"
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import subprocess, sys\n"
-        "from types import SimpleNamespace\nfrom invdenoise import run\nrun.subprocess = SimpleNamespace(**vars(subprocess))\n"
-        f"run.subprocess.Popen = lambda command, **options: subprocess.Popen([sys.executable, '-c', {fake!r}], **options)\n"
-        "sys.exit(run.main(['--budget', 'smoke', '--cores', '1']))"
-    )
-    results = tmp_path / "stopped"
-    environment = os.environ | {"PYTHONPATH": str(paths.ROOT / "lib"), "INVDENOISE_RESULTS": str(results)}
-    process = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True)
-    log = results / "smoke" / "paper.log"
+# A graph that starts a job, says so, and waits.
+WAITING = "import subprocess; print('Job stats', subprocess.Popen(['sleep', '300']).pid, flush=True); import time; time.sleep(300)"
+# The front process without what makes a plan, which would load PyTorch.
+FRONT = """
+import signal, sys
+from pathlib import Path
+from unittest.mock import MagicMock
+for name in ("papers", "plan", "data.fetch", "device", "report.compare", "report.tables"):
+    sys.modules["invdenoise." + name] = MagicMock()
+from invdenoise import run
+run.available_cores = lambda: 1
+run.make_plan = lambda *given: MagicMock(results=Path(sys.argv[1]), missing=())
+run.costs, run.OVERHEAD = lambda plan: {}, 8.0
+run._command = lambda *given: [sys.executable, "-c", sys.argv[2]]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+sys.exit(run.main(["--budget", "smoke"]))
+"""
+
+
+@pytest.fixture
+def front(tmp_path):
+    """A function that starts a run in a process of its own; gives the process, the number of its graph's job, and the lock."""
+    started = []
+
+    def start(**options) -> tuple[subprocess.Popen, int, Path]:
+        (tmp_path / "front.py").write_text(FRONT)
+        results = tmp_path / "stopped"
+        environment = os.environ | {"PYTHONPATH": str(paths.ROOT / "lib")}
+        command = [sys.executable, str(tmp_path / "front.py"), str(results), WAITING]
+        usual = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)}  # ignored under nohup
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **(usual | options))
+        started.append(process)
+        log = results / "paper.log"
+        until(lambda: process.poll() is not None or (log.exists() and "Job stats" in log.read_text()))
+        return process, int(log.read_text().split()[-1]), results / "lock"
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def until(condition, seconds: float = 120.0) -> None:
     waited = time.monotonic()
-    while not (log.exists() and "Job stats" in log.read_text()):
-        assert process.poll() is None and time.monotonic() - waited < 120
+    while not condition():
+        assert time.monotonic() - waited < seconds
         time.sleep(0.05)
-    process.terminate()
+
+
+def runs(process: int) -> bool:
+    state = Path(f"/proc/{process}/stat")
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def is_free(lock: Path) -> bool:
+    try:
+        with exclusive(lock, "another run"):
+            return True
+    except RuntimeError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda s: s.name)
+def test_a_run_that_ends_ends_its_jobs_too_however_it_ends(number, front):
+    process, job, lock = front()
+    assert runs(job) and not is_free(lock)
+    process.send_signal(number)
     said = process.communicate(timeout=60)[0]
-    assert process.returncode == 130 and "stopped; the same command goes on from here" in said
-    with exclusive(results / "smoke" / "lock", "another run"):  # free, for nothing holds it any more
+    if number != signal.SIGKILL:
+        assert process.returncode == 130 and "stopped; the same command goes on from here" in said
+        assert not runs(job) and is_free(lock)
+    until(lambda: not runs(job) and is_free(lock), 30)
+
+
+@pytest.mark.slow
+def test_nohup_keeps_a_run_and_the_refusal_of_another_names_a_process_that_can_be_stopped(front):
+    process, job, lock = front(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None and runs(job)
+    with pytest.raises(RuntimeError, match=r"process \d+") as refusal, exclusive(lock, "make paper"):
         pass
+    os.kill(int(re.search(r"process (\d+)", str(refusal.value))[1]), signal.SIGTERM)
+    until(lambda: not runs(job) and is_free(lock), 30)
+
+
+# --- What the graph runs with
+
+
+def test_cores_are_those_of_the_machine_and_not_the_threads_of_a_job(graph, monkeypatch):
+    started = graph("")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 5}, raising=False)
+    assert run.main(["--budget", "smoke"]) == 0
+    ((command, environment),) = started
+    assert command[command.index("--cores") + 1] == "3"
+    assert (environment["OMP_NUM_THREADS"], environment["OMP_WAIT_POLICY"]) == ("1", "passive")
+
+
+def test_settings_of_the_user_do_not_reach_the_graph(graph, monkeypatch, tmp_path):
+    leaks = {
+        "MPLBACKEND": "Qt5Agg", "PYTHONSTARTUP": "/mine.py", "JUPYTER_PATH": "/site", "IPYTHONDIR": "/mine", "LANG": "en_US",
+        "SNAKEMAKE_PROFILE": "mine", "MKL_NUM_THREADS": "9", "GIT_DIR": "/elsewhere",
+    }  # fmt: skip
+    for name, value in leaks.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", "/shadows")
+    monkeypatch.setenv("LC_ALL", "en_US.ISO-8859-1")
+    monkeypatch.setenv("https_proxy", "http://proxy:8080")
+    monkeypatch.setenv("SSL_CERT_FILE", "/site/ca.pem")
+    (tmp_path / "mirror").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_MIRROR", "mirror")
+    monkeypatch.setenv("INVDENOISE_RESULTS", "out")
+    started = graph("")
+    assert run.main(["--budget", "smoke"]) == 0
+    ((command, environment),) = started
+    assert not leaks.keys() & environment.keys()
+    assert (environment["PYTHONPATH"], environment["LC_ALL"]) == (str(paths.ROOT / "lib"), "C.UTF-8")
+    assert (environment["https_proxy"], environment["SSL_CERT_FILE"]) == ("http://proxy:8080", "/site/ca.pem")
+    # The graph runs in another folder.
+    assert (environment["DATA_MIRROR"], environment["INVDENOISE_RESULTS"]) == (f"{tmp_path}/mirror", f"{tmp_path}/out")
+    assert command[command.index("--profile") + 1] == command[command.index("--workflow-profile") + 1] == "none"
+
+
+def test_caches_go_to_the_results_where_the_home_cannot_be_written(graph, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))  # a file: no folder can be made in it, by root neither
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    started = graph("")
+    assert run.main(["--budget", "smoke"]) == 0
+    environment = started[0][1]
+    assert environment["XDG_CACHE_HOME"] == str(paths.results_dir() / ".cache")
+    assert environment["MPLCONFIGDIR"].startswith(str(paths.results_dir()))
+
+
+@pytest.mark.parametrize(("inside", "writable"), [(True, True), (True, False), (False, True)])
+def test_notes_of_the_graph_lie_with_the_results(inside, writable, graph, folder, monkeypatch):
+    """In the checkout, if that is where the results are and it can be written to."""
+    started = graph("")
+    if inside:
+        monkeypatch.setattr(paths, "ROOT", folder.parent)
+    monkeypatch.setattr(os, "access", lambda path, mode: writable or path != paths.ROOT)
+    assert run.main(["--budget", "smoke", "--cores", "1"]) == 0
+    command = started[0][0]
+    assert command[command.index("--directory") + 1] == str(paths.ROOT if inside and writable else folder / "smoke")
+
+
+# --- A disk or a log that cannot be written
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_with_the_remedy(number, graph, folder):
+    graph(f"Building DAG of jobs...\nOSError: [Errno {number}] {os.strerror(number)}: 'x'\n", status=1)
+    said = []
+    assert run.regenerate("released", 1, said.append) == 1
+    assert re.fullmatch(f"the disk of {folder} is full; free space, or choose .* INVDENOISE_RESULTS.*", said[-1])
+
+
+def test_a_full_disk_before_the_graph_starts_is_one_line(monkeypatch, capsys):
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run, "exclusive", full)
+    assert run.main(["--budget", "smoke"]) == 1
+    assert re.fullmatch(r"error: the disk of \S+ is full; free space, .*\n", capsys.readouterr().err)
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(graph, log, folder):
+    (folder / "paper.log").mkdir(parents=True)
+    graph(log, status=1)
+    said = []
+    assert run.regenerate("released", 1, said.append) == 1
+    assert [line for line in said if line.startswith(f"could not write {folder / 'paper.log'}: ")]
+    assert said[-2:] == ["  error: no such picture", "  Error in rule second: two"]
+
+
+# --- A cluster
+
+
+@pytest.fixture
+def profile(tmp_path):
+    """A function that writes a profile of SLURM and returns its folder."""
+
+    def write(**settings):
+        folder = tmp_path / "cluster"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump({"executor": "slurm", **settings}))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A function that says which jobs `squeue` lists, each time it is asked; returns the file of jobs that were cancelled."""
+    tools, cancelled = tmp_path / "tools", tmp_path / "cancelled"
+    tools.mkdir()
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+
+    def lists(*jobs: str, status: int = 0) -> Path:
+        lines = "".join(f"echo {job}; " for job in jobs)
+        # Jobs end as soon as they are cancelled.
+        scripts = {
+            "squeue": f"[ -e {cancelled} ] || {{ {lines} true; }}; exit {status}",
+            "scancel": f"echo $* > {cancelled}",
+        }
+        for name, script in scripts.items():
+            (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tools / name).chmod(0o755)
+        return cancelled
+
+    return lists
+
+
+def after(command: list[str], option: str) -> str:
+    return command[command.index(option) + 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "cores", "expected"), [({"cores": 3}, [], "3"), ({"cores": 3}, ["--cores", "8"], "8"), ({}, [], "1")]
+)
+def test_a_profile_hands_the_graph_to_its_cluster(given, cores, expected, graph, profile, slurm, folder):
+    slurm()
+    started = graph("")
+    place = profile(**given)
+    assert run.main(["--budget", "laptop", "--paper", "toy", "--profile", str(place), *cores]) == 0
+    command = started[0][0]
+    assert after(command, "--workflow-profile") == str(place / "config.yaml") and "paper=toy" in command
+    assert after(command, "--cores") == expected and after(command, "--set-threads") == f"train={expected}"
+    assert re.fullmatch(r"[\w-]{1,50}", after(command, "--slurm-jobname-prefix"))
+    assert "--default-resources" not in command  # those of the profile count
+    assert "--nolock" in command and "--keep-going" in command and "--rerun-incomplete" in command
+    assert (folder / "laptop" / "paper.log").exists() and not (folder / "laptop" / "submitted").exists()
+
+
+def test_a_job_that_fails_on_a_cluster_is_named_with_its_error(graph, profile, slurm, folder, log):
+    """What jobs say is in their own logs there; why one could not be submitted is in the graph's."""
+    slurm()
+    old, new = (folder / "smoke" / "slurm" / "rule_score" / f"{name}.log" for name in (1, 2))
+    new.parent.mkdir(parents=True)
+    for file in (old, new):
+        file.write_text(f"Building DAG of jobs...\nerror: no such picture {file.stem}\n")
+    os.utime(old, (0, 0))  # of an earlier run
+    os.utime(new, (2e9, 2e9))
+    message = "Error in rule second:\n    message: SLURM sbatch failed. No account.\n    jobid: 3\n"
+    started = graph(log.replace("error: no such picture\n", "") + message, status=1)
+    said = []
+    assert run.regenerate("smoke", report=said.append, profile=profile()) == 1
+    assert "  error: no such picture 2" in said and "  error: no such picture 1" not in said
+    assert "  message: SLURM sbatch failed. No account." in said and "  Error in rule second: two" in said
+    assert after(started[0][0], "--slurm-logdir") == str(folder / "smoke" / "slurm")
+
+
+def test_threads_of_a_profile_count_before_its_cores(graph, profile, slurm):
+    slurm()
+    started = graph("")
+    run.regenerate("laptop", profile=profile(**{"set-threads": {"train": 16}}))
+    assert "--set-threads" not in started[0][0]
+
+
+def test_a_cluster_has_its_data_before_any_job_starts(graph, profile, slurm, monkeypatch):
+    slurm()
+    asked = []
+    monkeypatch.setattr(run, "fetch", lambda name: asked.append(name))
+    started = graph("")
+    run.regenerate("smoke", profile=profile())
+    assert "set12" in asked and len(started) == 1
+    asked.clear()
+    run.regenerate("laptop", profile=profile())
+    assert {"set12", "embedded-train"} <= set(asked)  # what is trained on, too
+
+
+@pytest.mark.parametrize("again", ["cluster", "here"])
+def test_jobs_that_a_killed_run_left_on_a_cluster_are_cancelled_first(again, graph, profile, slurm, folder):
+    (folder / "laptop").mkdir(parents=True)
+    (folder / "laptop" / "submitted").touch()
+    ours, other = run.job_prefix(folder / "laptop"), run.job_prefix(folder)
+    cancelled = slurm(f"7 {ours}_1-2", "8 mine", f"9 {other}_3-4", f"12 {ours}_1-2")
+    graph("")
+    said = []
+    assert run.regenerate("laptop", 1, said.append, profile=profile() if again == "cluster" else None) == 0
+    assert cancelled.read_text() == "7 12\n" and "cancelling 2 SLURM jobs of this folder" in said
+    assert not (folder / "laptop" / "submitted").exists()
+
+
+def test_a_stopped_run_takes_its_jobs_on_a_cluster_along(profile, slurm, folder, monkeypatch):
+    """Also when the terminal is gone, to which nothing can be said any more."""
+    cancelled = slurm(f"7 {run.job_prefix(folder / 'smoke')}_1-2", "8 mine")
+
+    class Process:
+        stdout = SimpleNamespace(close=lambda: None)
+
+        def __init__(self, command, **options):
+            pass
+
+        def terminate(self):
+            pass
+
+        def wait(self, timeout=None):
+            return -15
+
+    def stopped(*given):
+        assert (folder / "smoke" / "submitted").exists()
+        raise KeyboardInterrupt
+
+    def gone(line):
+        if line.startswith(("cancelling", "stopped")):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    cancelled.touch()  # none are left when it starts
+    monkeypatch.setattr(run.subprocess, "Popen", Process)
+    monkeypatch.setattr(run, "follow", lambda *given: (cancelled.unlink(), stopped()))
+    assert run.regenerate("smoke", 1, gone, profile=profile()) == 130
+    assert cancelled.read_text() == "7\n" and not (folder / "smoke" / "submitted").exists()
+
+
+def test_jobs_that_may_be_left_stop_a_run_that_cannot_ask_for_them(graph, slurm, folder):
+    (folder / "laptop").mkdir(parents=True)
+    (folder / "laptop" / "submitted").touch()
+    slurm(status=3)
+    started = graph("")
+    with pytest.raises(RuntimeError, match=r"squeue cannot be asked \(exit status 3\).*submitted"):
+        run.regenerate("laptop", 1)
+    assert not started and (folder / "laptop" / "submitted").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"no profile \S+config.yaml; expected a folder with a config.yaml, such as profiles/slurm"),
+        ("jobs: 3", "config.yaml names no executor"),
+        ("a: [", "config.yaml is not YAML"),
+        ("{executor: slurm, cores: all}", "cores is 'all'; expected the CPUs of a training job"),
+    ],
+)
+def test_a_wrong_profile_is_one_line_before_anything_starts(text, message, graph, tmp_path, capsys):
+    started = graph("")
+    (tmp_path / "wrong").mkdir()
+    if text is not None:
+        (tmp_path / "wrong" / "config.yaml").write_text(text)
+    assert run.main(["--budget", "smoke", "--profile", str(tmp_path / "wrong")]) == 1
+    told = capsys.readouterr().err
+    assert re.search(message, told) and told.count("\n") == 1 and not started

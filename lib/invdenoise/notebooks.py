@@ -1,4 +1,5 @@
-"""Executing notebooks so that a wrong parameter stops at once and a failed run never looks finished.
+"""Executing notebooks so that a wrong parameter stops at once, a failed run never looks finished, and the reader's own
+settings change nothing.
 
 python -m invdenoise.notebooks notebooks/evaluate.ipynb results/notebooks/evaluate.ipynb -p method bm3d
 """
@@ -6,10 +7,15 @@ python -m invdenoise.notebooks notebooks/evaluate.ipynb results/notebooks/evalua
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
 import difflib
-import os
+import json
 import re
+import shutil
+import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +27,49 @@ import latex2mathml.converter
 import nbformat
 import papermill
 import yaml
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
-from invdenoise import paths
+from invdenoise import hermetic, paths
 from invdenoise.files import atomic
+
+# The kernel without any configuration file: IPython would read those of the system and of the current folder too.
+START = (
+    "from ipykernel.kernelapp import IPKernelApp; IPKernelApp.load_config_file = lambda *args, **kwargs: None; "
+    "IPKernelApp.launch_instance()"
+)
+
+
+class _Kernel(AsyncKernelManager):
+    """A kernel on the interpreter that runs this, whichever kernel is installed as "python3"."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        argv = [sys.executable, "-c", START, "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+
+def _literal(path: Path) -> str:
+    """The path as papermill takes it, which would fill in `{name}`."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def known_parameters(notebook: Path) -> list[str]:
     """Names in the notebook's cell tagged `parameters`."""
-    return list(papermill.inspect_notebook(str(notebook)))
+    return list(papermill.inspect_notebook(_literal(notebook)))
+
+
+def _defaults(notebook: Path) -> dict[str, Any]:
+    """Values in the notebook's cell tagged `parameters`; None for one that is no plain value."""
+    found = {}
+    for name, described in papermill.inspect_notebook(_literal(notebook)).items():
+        try:
+            found[name] = ast.literal_eval(described["default"])
+        except (ValueError, SyntaxError):
+            found[name] = None
+    return found
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
@@ -51,27 +90,32 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> Pa
 
     Raises:
         FileNotFoundError: no such notebook.
-        ValueError: a parameter that the notebook does not have; no kernel was started.
+        ValueError: a parameter that the notebook does not have, or an output that is no other notebook; no kernel was started.
         RuntimeError: a cell failed; names the cell and the error. The executed copy is `<name>.failed.ipynb`.
     """
     if not notebook.exists():
         raise FileNotFoundError(f"no notebook {notebook}")
+    if output.suffix != ".ipynb":
+        raise ValueError(f"the output is {output}; expected a name that ends in .ipynb")
+    if output.resolve() == notebook.resolve():
+        raise ValueError(f"the output is the notebook itself, {output}; choose another file for the executed copy")
     check_parameters(notebook, parameters)
     failed = output.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
-    with atomic(output) as temporary:
+    with hermetic.applied(), atomic(output) as temporary:
         try:
             papermill.execute_notebook(
-                str(notebook),
-                str(temporary),
+                _literal(notebook),
+                _literal(temporary),
                 parameters=parameters,
                 kernel_name="python3",
+                kernel_manager_class=_Kernel,
                 progress_bar=False,
                 cwd=str(paths.ROOT),
             )
         except PapermillExecutionError as error:
             with atomic(failed) as copy:
-                os.replace(temporary, copy)
+                shutil.copyfile(temporary, copy)
             raise RuntimeError(
                 f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
                 f"  read the executed copy: {failed}"
@@ -111,14 +155,15 @@ def write_html(notebook: Path) -> Path:
         for output in cell.get("outputs", []):
             if text := output.get("data", {}).get("text/markdown"):
                 output["data"]["text/markdown"] = set_aside(text, formulas)
-    exporter = HTMLExporter(template_name="lab", embed_images=True)
-    html, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})
+    with hermetic.applied():  # a template of the reader's own may be called "lab" too
+        exporter = HTMLExporter(template_name="lab", embed_images=True)
+        html, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})
     html = re.sub(r"<script src=[^>]*>\s*</script>", "", html)  # the page must read without a network
     for number, formula in enumerate(formulas):
         html = html.replace(_MARK.format(number), formula)
     page = notebook.with_suffix(".html")
     with atomic(page) as temporary:
-        temporary.write_text(html)
+        temporary.write_text(html, encoding="utf-8")
     return page
 
 
@@ -126,30 +171,74 @@ def main(arguments: list[str] | None = None) -> int:
     """Execute one notebook; 0 when every cell ran."""
     parser = argparse.ArgumentParser(prog="python -m invdenoise.notebooks", description=main.__doc__)
     parser.add_argument("notebook", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    parser.add_argument("output", type=Path, help="the executed copy, .ipynb; an HTML page is written beside it")
+    parser.add_argument(
+        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="a parameter of the notebook; text is taken as it is, lists and mappings are YAML",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
+    notebook, output = options.notebook.expanduser().absolute(), options.output.expanduser().absolute()
     try:
-        run_notebook(options.notebook.absolute(), options.output.absolute(), _read(options.parameters))
+        if not notebook.exists():
+            raise FileNotFoundError(f"no notebook {notebook}")
+        run_notebook(notebook, output, read_parameters(notebook, options.parameters))
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _read(parameters: list[tuple[str, str]]) -> dict[str, Any]:
-    """Names with their values, read as YAML; ValueError naming a value that is none."""
-    found = {}
-    for name, value in parameters:
+def _leave(number: int, frame: object) -> None:
+    """End by an exception, so that the kernel is shut down and temporary files are removed."""
+    raise SystemExit(128 + number)
+
+
+def read_parameters(notebook: Path, given: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Values from a command line, each read as what the notebook has for it by default.
+
+    Text is taken as it is, for file names may look like anything; in double quotes it is a JSON string. Numbers and booleans are
+    written as such. All others are YAML.
+
+    Raises:
+        ValueError: the notebook has no such parameter, or the value is not of its kind.
+    """
+    given = list(given)
+    check_parameters(notebook, dict(given))
+    defaults = _defaults(notebook)
+    return {name: _value(name, text, defaults[name]) for name, text in given}
+
+
+def _value(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, str):
+        return _text(text)
+    if type(default) in (int, float):  # YAML reads 010 as 8, 1:30 as 90, and 1e3 as text
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                return kind(text)
+        raise ValueError(f"parameter {name} is {text!r}; expected a number, such as {default}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"parameter {name} is {text!r}, which is not YAML ({reason})") from None
+    kinds = {bool: "true or false", list: "a list", dict: "a mapping"}
+    if type(default) in kinds and not isinstance(value, type(default)):
+        raise ValueError(
+            f"parameter {name} is {text!r}; expected {kinds[type(default)]}, such as {json.dumps(default)}"
+        )
+    return value
+
+
+def _text(text: str) -> str:
+    """The text itself; a JSON string, which the graph writes, without its quotes."""
+    if len(text) > 1 and text[0] == text[-1] == '"':
         try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"parameter {name} is {value!r}, which is not YAML ({reason}); put text into quotes"
-            ) from None
-    return found
+            return json.loads(text)
+        except json.JSONDecodeError:
+            pass
+    return text
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _leave)
     sys.exit(main())
