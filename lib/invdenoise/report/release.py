@@ -2,6 +2,7 @@
 
 python -m invdenoise.report.release            # results/{scores,tables,figures,...} -> results/released, READMEs
 python -m invdenoise.report.release --readme   # READMEs and the page of measurements alone
+python -m invdenoise.report.release --accept NETWORK --reason "..."   # writes on its card why its validation may be lower
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from invdenoise import paths
 from invdenoise.files import atomic
 from invdenoise.papers import Paper
 from invdenoise.plan import finished_ablations
+from invdenoise.report import audit
 from invdenoise.report.claims import claims_markdown, decide_all
 from invdenoise.report.compare import Results, all_numbers, beside, read_results
 from invdenoise.report.page import paper_counts
 from invdenoise.report.tables import in_digits, markdown_table
+from invdenoise.tasks.base import score_folder
 
 README = paths.ROOT / "README.md"
 MEASUREMENTS = "measurements.md"
-KEPT = ("scores", "tables", "figures", "bench.csv", "report.html")
+KEPT = ("tables", "figures", "bench.csv", "report.html")  # and the papers' scores
+MOST_FAULTS = 20  # that one message lists
 OPENING = re.compile(r"<!-- (?:papers|claims|table)(?:: [^\n]+?)? -->")
 BLOCK = re.compile(r"(<!-- (?P<kind>papers|claims|table)(?:: (?P<place>[^\n]+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -35,33 +39,43 @@ BLOCK = re.compile(r"(<!-- (?P<kind>papers|claims|table)(?:: (?P<place>[^\n]+?))
 def release() -> None:
     """Copy the local run into `results/released`, whole or not at all.
 
-    Measurements, and curves of ablations, that were not made again stay as they were released before. Measurements on another
-    processor stay beside the new ones, as `bench-<processor>.csv`.
+    Measurements, and curves of ablations, that were not made again stay as they were released before. Measurements on
+    another processor stay beside the new ones, as `bench-<processor>.csv`. Of the scores, those of the papers are
+    released, and no others.
 
     Raises:
-        RuntimeError: the run is not one to release: it has no report, scores of pictures that stand in, or no measurements,
-            neither of this run nor released before.
+        RuntimeError: the run is not one to release: it has no report, scores of pictures that stand in, or no
+            measurements, neither of this run nor released before; or `audit.faults` finds something.
         FileNotFoundError: it has no scores.
+        ValueError: a score file is damaged or cut off.
     """
     local = paths.results_dir()
     if not (local / "report.html").exists():
         raise RuntimeError(f"no {local / 'report.html'}; run `make paper` first")
-    if read_results(local).stand_in:
+    results = read_results(local)
+    if results.stand_in:
         raise RuntimeError(
             "these scores are of embedded pictures; run `make data`, then `make paper`, and release that"
         )
     if not any((folder / "bench.csv").exists() for folder in (local, paths.RELEASED)):
         raise RuntimeError(f"no {local / 'bench.csv'}, and none released before; run `make bench` first")
+    if found := audit.faults(local):
+        more = [f"... and {len(found) - MOST_FAULTS} more"] if len(found) > MOST_FAULTS else []
+        raise RuntimeError("\n  ".join(["this run is not released:", *found[:MOST_FAULTS], *more]))
     paths.RELEASED.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.RELEASED.parent) as folder:
         fresh, old = Path(folder) / "fresh", Path(folder) / "old"
         fresh.mkdir()
+        hidden = shutil.ignore_patterns("*.svg", ".*")
+        for paper in results.papers.values():
+            for score in results.scores(paper):
+                shutil.copytree(score_folder(local, score), score_folder(fresh, score), ignore=hidden)
         for name in KEPT:
             source = local / name
             if not source.exists():  # not made again this time
                 source = paths.RELEASED / name
             if source.is_dir():
-                shutil.copytree(source, fresh / name, ignore=shutil.ignore_patterns("*.svg", ".*"))
+                shutil.copytree(source, fresh / name, ignore=hidden)
             elif source.exists():
                 shutil.copy2(source, fresh / name)
         measured = _processor(fresh / "bench.csv")
@@ -74,7 +88,8 @@ def release() -> None:
             (fresh / "ablations").mkdir(exist_ok=True)
             shutil.copy2(curve, fresh / "ablations" / f"{name}.csv")
         page = fresh / "report.html"  # executed notebooks are not released, so it may not link to them
-        page.write_text(re.sub(r'<a href="notebooks/[^"]*">(.*?)</a>', r"\1", page.read_text()))
+        text = page.read_text(encoding="utf-8")
+        page.write_text(re.sub(r'<a href="notebooks/[^"]*">(.*?)</a>', r"\1", text), encoding="utf-8")
         if paths.RELEASED.exists():
             paths.RELEASED.rename(old)
         try:
@@ -201,8 +216,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--readme", action="store_true", help="only make READMEs and measurements anew, from results/released"
     )
+    parser.add_argument(
+        "--accept", metavar="NETWORK", help="only write on its card why its validation may be lower than before"
+    )
+    parser.add_argument("--reason", default="", help="for --accept")
     options = parser.parse_args(arguments)
     try:
+        if options.accept is not None:
+            print(
+                f"written to {audit.accept_lower(options.accept, options.reason)}; commit it, then run `make release`"
+            )
+            return 0
         if not options.readme:
             release()
         refresh()
