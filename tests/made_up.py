@@ -65,9 +65,9 @@ claims:
     place: Abstract
     test: {ratio: [one, two], reads: few, metric: num_parameters, least: 0.225, most: 0.275}
   absent:
-    says: One is better than nothing.
+    says: One is better than Gamma.
     place: Abstract
-    test: {paired: [[one, nothing]], reads: few, least: 0}
+    test: {paired: [[one, gamma]], reads: few, least: 0}
 """
 # place, row, dataset, sigma, metric, unit, value, method
 PRINTED = (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pandas as pd
 import pytest
 from made_up import YAML, rows_of, run, toy, write_few, write_paper, write_rows
 
+from invdenoise import paths
 from invdenoise.report.claims import claim_counts, claims_markdown, decide, decide_all, interval
 from invdenoise.report.compare import Results
 
@@ -60,7 +62,7 @@ def test_the_estimate_is_told_with_interval_pictures_and_training(toy, tmp_path)
     found = decided(tmp_path)
     assert found.found == "+2.000 dB (+0.701 to +3.299; 4 pictures)"
     assert found.tested == "psnr, one − two, sigma 15: mean at least 0 dB"
-    assert found.trained == "laptop: one, two"
+    assert found.trained == "laptop budget: one, two"
     assert (found.says, found.place, found.note) == ("One is better than two.", "Section 4", "By the abstract.")
 
 
@@ -79,6 +81,7 @@ def test_a_picture_counts_with_its_mean_over_conditions_and_pairs(toy, tmp_path)
 
 def test_cells_have_their_own_intervals(toy, tmp_path):
     low, high = decided(tmp_path, "every").cells
+    assert low.words("dB", 2) == f"one − two, Set12, sigma 15, +2.00 dB (+{2 - HALF:.2f} to +{2 + HALF:.2f})"
     assert (low.pair, low.condition, low.n) == (("one", "two"), {"dataset": "set12", "sigma": 15}, 4)
     assert (low.estimate, low.verdict) == (pytest.approx(2), "holds")
     # Differences -1, 1, -1, 1: mean 0, standard deviation sqrt(4 / 3).
@@ -91,8 +94,16 @@ def test_cells_have_their_own_intervals(toy, tmp_path):
     ("second", "verdict", "found"),
     [
         ((2.0, 3.0, 4.0, 3.0), "holds", "holds in 2 of 2 cells; mean +2.500 dB"),
-        ((-1.0, 1.0, -1.0, 1.0), "undecided", "holds in 1, undecided in 1 of 2 cells; mean +1.000 dB"),
-        ((-1.0, -2.0, -3.0, -2.0), "does not hold", "holds in 1, does not hold in 1 of 2 cells; mean +0.000 dB"),
+        (
+            (-1.0, 1.0, -1.0, 1.0),
+            "undecided",
+            "holds in 1, undecided in 1 (Set12, sigma 25: +0.000) of 2 cells; mean +1.000 dB",
+        ),
+        (
+            (-1.0, -2.0, -3.0, -2.0),
+            "does not hold",
+            "holds in 1, does not hold in 1 (Set12, sigma 25: −2.000) of 2 cells; mean +0.000 dB",
+        ),
     ],
 )
 def test_a_claim_about_every_cell_needs_every_cell(toy, tmp_path, second, verdict, found):
@@ -120,13 +131,55 @@ def test_a_quotient_of_what_varies_is_refused(toy, tmp_path):
         decided(tmp_path, "size", replace={"metric: num_parameters": "metric: psnr"})
 
 
+def test_a_small_training_excuses_no_claim_and_stands_beside(toy, tmp_path, monkeypatch):
+    """The network that saw little is the second one; both are told."""
+    folder, cards = tmp_path / "scores", tmp_path / "cards"
+    opposite = {15: (-1.0, -2.0, -3.0, -2.0)}
+    write_few(folder, opposite, budget="smoke", weights_sha256="abc")
+    cards.mkdir()
+    monkeypatch.setattr(paths, "RELEASED_WEIGHTS", cards)
+    (cards / "few.json").write_text(json.dumps({"sha256": "abc", "patches": 22400}))
+    (cards / "other.json").write_text(json.dumps({"sha256": "abd", "patches": 1}))
+    found = decided(tmp_path, "better", folder)
+    assert found.verdict == "does not hold"
+    assert found.trained == "smoke budget: one (22,400 patches), two (22,400 patches)"
+
+
+def test_patches_of_several_networks_are_a_range(toy, tmp_path, monkeypatch):
+    folder, cards = tmp_path / "scores", tmp_path / "cards"
+    cards.mkdir()
+    monkeypatch.setattr(paths, "RELEASED_WEIGHTS", cards)
+    for sigma, sha, patches in ((15, "aa", 7200), (25, "bb", 448000)):
+        (cards / f"{sha}.json").write_text(json.dumps({"sha256": sha, "patches": patches}))
+        write_rows(rows_of(f"one-s{sigma}", sigma, [31.0, 32.0], weights_sha256=sha), folder, f"one-{sigma}", "toy/few")
+        write_rows(rows_of("two", sigma, [30.0, 31.0], budget="none"), folder, f"two-{sigma}", "toy/few")
+    found = decided(
+        tmp_path, "every", folder, replace={"methods: [one, two, three]": "methods: [one-s15, one-s25, two]"}
+    )
+    assert found.trained == "laptop budget: one (7,200 to 448,000 patches); nothing to train: two"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("paired: [[one, two]], reads: few, where", "paired: [[one, tow]], reads: few, where",
+         "toy, claim 'better': no method in the runs of few is called 'tow'; did you mean 'two'"),
+        (BOUND, f"variant: blnd, {BOUND}", "no variant in the runs of few is called 'blnd'; known: ''"),
+    ],
+)  # fmt: skip
+def test_a_method_or_variant_that_no_score_declares_is_refused(toy, tmp_path, old, new, message):
+    with pytest.raises(ValueError, match=message):
+        decided(tmp_path, replace={old: new})
+
+
 def test_networks_count_at_the_noise_level_of_their_training(toy, tmp_path):
     folder = tmp_path / "scores"
     for sigma, psnr in ((15, 31.0), (25, 29.0)):
         write_rows(rows_of(f"one-s{sigma}", sigma, [psnr, psnr + 1]), folder, f"one-{sigma}", "toy/few")
         write_rows(rows_of("two", sigma, [psnr - 1, psnr]), folder, f"two-{sigma}", "toy/few")
     write_rows(rows_of("one-s50", 15, [1.0, 2.0]), folder, "other", "toy/few")  # not at its own level
-    found = decided(tmp_path, "every", folder)
+    methods = {"methods: [one, two, three]": "methods: [one-s15, one-s25, one-s50, two]"}
+    found = decided(tmp_path, "every", folder, replace=methods)
     assert [(cell.condition["sigma"], cell.estimate) for cell in found.cells] == [(15, 1.0), (25, 1.0)]
     assert found.verdict == "holds" and found.budgets == {"one": ("laptop",), "two": ("laptop",)}
 
@@ -142,7 +195,7 @@ def test_rows_of_another_variant_do_not_count(toy, tmp_path):
 
 def test_a_method_without_scores_is_named(toy, run, tmp_path):
     found = decide(toy, "absent", run)
-    assert (found.verdict, found.found) == ("not run", "not run: no scores of nothing")
+    assert (found.verdict, found.found) == ("not run", "not run: no scores of gamma")
     nothing = decide(toy, "better", Results(tmp_path / "nothing", {"toy": toy}))
     assert nothing.found == "not run: no scores of toy/few" and math.isnan(nothing.estimate)
 

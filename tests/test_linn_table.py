@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 from made_up import write_curve
 
-from invdenoise import papers, paths, plan
+from invdenoise import papers, paths, plan, weights
+from invdenoise.report.claims import decide
 from invdenoise.report.compare import Results, beside, compare
-from invdenoise.report.published import load_published, published_value
+from invdenoise.report.published import MODERATE, load_published, published_value
 from invdenoise.report.tables import family
+from invdenoise.tasks.metrics import PSNR
 
 TABLE, TALK = "Table I", "slide: Simulation Results"
 SIZES = {
@@ -102,6 +104,25 @@ def test_released_networks_have_the_printed_size_and_one_scale_has_the_printed_q
     ]
     assert len(one_scale) == 12 and set(one_scale["verdict"]) <= {"exceeded", "reproduced"}
     assert pd.notna(one_scale["difference"]).all()
+
+
+@pytest.mark.skipif(not (paths.RELEASED / "ablations").exists(), reason="nothing released yet: make release")
+def test_the_largest_miss_that_a_small_training_excuses_is_what_longer_training_brought():
+    """The same network, recipe and held-out pictures; both trainings end with the fall of the learning rate."""
+    short = pd.read_csv(paths.RELEASED / "ablations" / "ablation-none.csv").iloc[-1]
+    card = weights.read_card(weights.weights_path("dninn-st-s25"))
+    assert card["patches"] == 35 * short["patches"]
+    gain = card["validation_psnr"] - short["val_psnr"]
+    assert gain == pytest.approx(0.51, abs=0.005)
+    assert 0 < gain - MODERATE * PSNR.close < 0.05
+
+
+@pytest.mark.skipif(not (paths.RELEASED / "scores" / "linn").exists(), reason="nothing released yet: make release")
+def test_figure_5_is_decided_against_each_dncnn_by_size_and_sign(linn):
+    authors, ours = (decide(linn, name, paths.RELEASED) for name in ("unseen-stronger", "unseen-stronger-ours"))
+    assert authors.verdict != "holds" or authors.lower >= 0.5
+    assert ours.upper < 0 and ours.verdict == "does not hold"  # our DnCNN is better there
+    assert "dncnn-s50 (" in ours.trained and "dninn-st-s50 (" in ours.trained  # both were trained here on few patches
 
 
 # --- Ablations ---

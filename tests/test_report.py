@@ -12,6 +12,7 @@ import pytest
 from made_up import PRINTED, SECTION, TABLE, rows_of, run, toy, write_published, write_rows, write_run
 
 from invdenoise import paths
+from invdenoise.papers import Conventions, Row
 from invdenoise.plan import bench_file
 from invdenoise.report import page
 from invdenoise.report.claims import decide_all
@@ -22,6 +23,10 @@ __all__ = ["run", "toy"]
 PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )
+YAML_ROWS = {
+    "alpha": {"label": "Alpha", "ours": {"alpha": "", "alpha-authors": "authors' weights"}},
+    "gamma": {"label": "Gamma"},
+}
 CARD = {
     "experiment": "alpha-s25", "budget": "laptop", "num_parameters": 134659, "steps": 7500, "patches": 240000, "seconds": 5400.0,
     "recipe": {"optimizer": "muon"}, "started_from": None, "validation_psnr": None, "sigma": 25,
@@ -127,14 +132,17 @@ def test_the_summary_keeps_our_networks_apart(toy, local, shown):
     found = page.paper_counts(toy, all_numbers(local), decide_all(toy, local))
     assert found == {
         "claims": {"holds": 2, "undecided": 1, "not run": 1},
-        "ours": {"reproduced": 1, "close": 1, "smaller budget": 1},  # the size of Alpha, and its PSNR at two levels
-        "others": {"exceeded": 1, "reproduced": 3, "not reproduced": 1},
+        "ours": {"close": 1, "not reproduced": 1},  # PSNR of Alpha at two levels
+        "authors": {"reproduced": 1},
+        "classical": {"exceeded": 1, "reproduced": 1, "not reproduced": 1},
+        "sizes": {"reproduced": 1},
+        "others": {"exceeded": 1, "reproduced": 2, "not reproduced": 1},
         "alone": {"data not available": 1, "not run": 4},
     }
     (summary,) = shown(local).all_with("paper", "claims")
     assert [" ".join(cell.split()) for cell in summary[1]] == [
-        "A made-up paper", "holds 2 undecided 1 not run 1", "reproduced 1 close 1 smaller budget 1",
-        "exceeded 1 reproduced 3 not reproduced 1", "data not available 1 not run 4",
+        "Toy", "holds 2 undecided 1 not run 1", "close 1 not reproduced 1", "reproduced 1",
+        "exceeded 1 reproduced 1 not reproduced 1", "reproduced 1", "data not available 1 not run 4",
     ]  # fmt: skip
 
 
@@ -147,18 +155,22 @@ def test_claims_stand_before_numbers(local, shown):
     claims = written.all_with("the paper says")[0]
     assert [row[0].split(".")[0] for row in claims[1:]] == [
         "One is better than two", "One is better than two at every noise level", "One has a quarter of the parameters of two",
-        "One is better than nothing",
+        "One is better than Gamma",
     ]  # fmt: skip
     assert [row[3] for row in claims[1:]] == ["holds", "undecided", "holds", "not run"]
-    assert claims[1][2].startswith("+2.000 dB (+0.701 to +3.299; 4 pictures)") and "laptop: one, two" in claims[1][2]
+    assert (
+        claims[1][2].startswith("+2.000 dB (+0.701 to +3.299; 4 pictures)")
+        and "Training: laptop budget: one, two" in claims[1][2]
+    )
+    assert "one − two, Set12, sigma 25, +0.000 dB" in claims[2][2] and "cell by cell" not in claims[1][2]
     assert claims[3][2].startswith("0.250") and "one / two, between 0.225 and 0.275" in claims[3][2]
-    assert claims[4][2].startswith("not run: no scores of nothing")
+    assert claims[4][2].startswith("not run: no scores of gamma")
 
 
 def test_a_table_shows_published_ours_difference_and_verdict(local, shown):
     written = shown(local)
     header = ("method", "published", "ours", "diff.", "verdict")
-    assert written.row("Alpha", *header) == [
+    assert written.row("Alpha (laptop budget)", *header) == [
         "30.00",
         "29.90",
         "−0.10",
@@ -166,18 +178,18 @@ def test_a_table_shows_published_ours_difference_and_verdict(local, shown):
         "28.00",
         "27.00",
         "−1.00",
-        "smaller budget",
+        "not reproduced",
     ]
     assert written.row("Gamma", *header) == ["29.50", "–", "", "not run", "27.50", "–", "", "not run"]
     assert [cells[0] for cells in written.all_with(*header)[0][2:]] == [
-        "Alpha",
+        "Alpha (laptop budget)",
         "Alpha (authors' weights)",
         "Beta",
         "Gamma",
     ]
     assert "Beta is not trained." in written.words
     assert (
-        "exceeded, more than 0.05 dB above the printed value; reproduced, within 0.05 dB; close, within 0.2 dB"
+        "exceeded, more than 0.05 dB above the printed value, which is a departure too; reproduced, within 0.05 dB; close, up to 0.2 dB"
         in written.words
     )
     assert len(written.all_with(*header)) == 1  # the talk repeats the table, and is not shown
@@ -203,7 +215,7 @@ def test_verdicts_have_colours_of_their_own(local, shown):
     verdicts = [".exceeded", ".reproduced", ".close", ".smaller-budget", ".not-reproduced"]
     assert len({colours[name] for name in verdicts}) == len(verdicts)
     assert len({colours[name] for name in (".holds", ".undecided", ".does-not-hold")}) == 3
-    assert {"verdict exceeded", "verdict smaller-budget", "verdict holds"} <= set(written.values("class"))
+    assert {"verdict exceeded", "verdict not-reproduced", "verdict holds"} <= set(written.values("class"))
 
 
 def test_figures_come_with_their_captions_and_notebooks(local, shown):
@@ -227,6 +239,37 @@ def test_all_means_are_there_set_by_set(toy, local, shown, tmp_path):
     assert len(tables) == 2 and ["epsilon", "25", "20.00", "0.9000", "0.50", "", "", ""] in tables[0]
 
 
+def test_what_exceeds_the_print_is_listed_with_its_reason(local, shown, toy, monkeypatch):
+    header = ("method", "at", "published")
+    assert shown(local).row("Beta", *header) == ["Set12, σ = 15", "31.00", "31.06", "+0.06", "–", "unexplained"]
+    assert "1 of our results, a departure too; 1 of them unexplained" in shown(local).words
+    explained = {
+        **YAML_ROWS,
+        "beta": {"label": "Beta", "ours": {"beta": ""}, "explain": [{"of": "beta", "says": "A reason."}]},
+    }
+    rows = {name: Row.model_validate(row) for name, row in explained.items()}
+    monkeypatch.setitem(toy.declared.compare, TABLE, toy.compare[TABLE].model_copy(update={"rows": rows}))
+    assert shown(local).row("Beta", *header)[-1] == "A reason."
+    assert "1 of our results, a departure too; 0 of them unexplained" in shown(local).words
+
+
+def test_both_conventions_are_shown_and_what_is_known_of_them(local, shown, toy, monkeypatch):
+    conventions = Conventions(judged="clamped", others={"raw": "not clamped"}, known="The paper does not say.")
+    monkeypatch.setitem(toy.declared.compare, TABLE, toy.compare[TABLE].model_copy(update={"conventions": conventions}))
+    runs = toy.scores["plain"].runs
+    more = toy.scores["plain"].model_copy(update={"runs": (*runs, runs[0].model_copy(update={"variant": "raw"}))})
+    monkeypatch.setitem(toy.declared.scores, "plain", more)
+    assert "The paper does not say. Judged here: clamped. Not clamped:\nnot run." in shown(local).words
+    write_rows(rows_of("beta", 15, 31.0, variant="raw", budget="none"), local.folder, "raw")
+    written = shown(Results(local.folder, {"toy": toy}))
+    assert "measured for 1 of the numbers, which change by up to 0.06; 1 would have another verdict" in written.words
+    header = ("method", "published", "ours", "diff.", "verdict")
+    assert written.row("Beta (not clamped)", *header)[:4] == ["31.00", "31.00", "+0.00", "(reproduced)"]
+    assert written.row("Beta (clamped)", *header)[3] == "exceeded"
+    assert written.row("Beta", "method", "at", "published")[4] == "not clamped: 31.00 (+0.00)"
+    assert "verdict aside" in written.values("class")
+
+
 # --- The rest ---
 
 
@@ -238,8 +281,9 @@ def test_the_page_tells_speed_training_and_what_is_left(local, shown):
     (cards,) = written.all_with("network")
     assert cards[1] == ["alpha-s25", "laptop", "134,659", "7,500", "240,000", "90", "muon", "–", "–"]
     left = coverage(all_numbers(local))
-    assert f"{left['done'].sum()} of {left['published'].sum()} printed numbers" in written.words
-    assert ["toy", SECTION, "2", "0"] in written.all_with("paper", "place")[0]
+    assert (left["done"].sum(), left["published"].sum()) == (6, 11)
+    assert "6 of 11 distinct printed numbers" in written.words
+    assert ["toy", SECTION, "1", "0"] in written.all_with("paper", "place")[0]
 
 
 def test_own_measurements_go_before_released_ones(tmp_path):
@@ -292,13 +336,22 @@ def test_stand_ins_are_told_and_the_released_run_is_shown_beside(stand_in, local
     )
     header = ("method", "published", "ours", "diff.", "verdict")
     released, here = written.all_with(*header)
-    assert [row for row in released if row[0] == "Alpha"][0][1:5] == ["30.00", "29.90", "−0.10", "close"]
-    assert [row for row in here if row[0] == "Alpha"][0][1:5] == ["30.00", "29.90", "", "data not available"]
+    assert [row for row in released if row[0] == "Alpha (laptop budget)"][0][1:5] == [
+        "30.00",
+        "29.90",
+        "−0.10",
+        "close",
+    ]
+    assert [row for row in here if row[0] == "Alpha (laptop budget)"][0][1:5] == [
+        "30.00",
+        "29.90",
+        "",
+        "data not available",
+    ]
     first, second = written.all_with("the paper says")
     assert [row[3] for row in first[1:]] == ["holds", "undecided", "holds", "not run"]
     assert [row[3] for row in second[1:]] == ["not run", "not run", "holds", "not run"]  # a size needs no pictures
-    left = coverage(all_numbers(local))
-    assert f"{left['done'].sum()} of {left['published'].sum()} printed numbers" in written.words
+    assert "6 of 11 distinct printed numbers" in written.words
 
 
 def test_stand_ins_without_a_released_run_are_told_too(stand_in, shown):

@@ -77,11 +77,18 @@ def test_a_full_run_scores_non_blind_blind_and_told(budget, everything):
     plan = make_plan(budget, "winnet")
     assert set(plan.trainings) == set(PAPER.networks)
     seen: dict[tuple, list[float]] = {}
+    raw: dict[tuple, list[float]] = {}
     for job in plan.jobs.values():
         if job.score == "winnet/deblur":
             continue
         assert job.limit == 0 and job.task == "awgn.Denoise"
-        assert (job.settings == {"tell_sigma": False}) == (job.variant == "blind") == (job.score == "winnet/blind")
+        assert (
+            (job.settings == {"tell_sigma": False}) == job.variant.startswith("blind") == (job.score == "winnet/blind")
+        )
+        assert (job.options == {"clamp": False}) == (job.variant == "blind-not-clamped")
+        if job.variant == "blind-not-clamped":
+            raw.setdefault((job.method, job.dataset), []).extend(job.conditions["sigma"])
+            continue
         seen.setdefault((job.method, job.dataset, job.score.split("/")[1]), []).extend(job.conditions["sigma"])
     blind = ("winnet-authors-blind", "winnet-blind", "winnet-authors-nenet", "dncnn-authors-blind", "bfcnn")
     expected = {(name, data, "blind"): LEVELS for name in blind for data in ("bsd68", "set12")}
@@ -91,6 +98,8 @@ def test_a_full_run_scores_non_blind_blind_and_told(budget, everything):
     both = ("winnet-s25", "winnet-authors-s25")
     expected |= {(name, data, "nonblind"): [25] for name in both for data in ("bsd68", "set12")}
     assert seen == expected
+    both = [(name, data) for name in ("dncnn-authors-blind", "winnet-authors-blind") for data in ("bsd68", "set12")]
+    assert raw == dict.fromkeys(both, LEVELS)
 
 
 def test_deblurring_takes_every_kernel_and_the_pictures_of_256_pixels(everything):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from invdenoise.papers import Paper, Test, resolve
-from invdenoise.report.compare import Results, as_results
+from invdenoise import paths
+from invdenoise.papers import BUDGETS, Paper, Test, resolve
+from invdenoise.report.compare import Results, as_results, check_name, scored_methods
 from invdenoise.report.tables import BUDGETS_IN_WORDS, family, is_own, markdown_table, set_label, signed
 
 LEVEL = 0.95  # of the intervals
 INTERVAL = f"{100 * LEVEL:.0f} % t interval of the mean over pictures"
 EXACT = "known exactly"
 OTHER_DIGITS = 3  # after the decimal point, of what has no `Metric`
+MOST_NAMED = 4  # so many cells of one verdict are named in a line
 
 
 class Decision(StrEnum):
@@ -43,6 +46,18 @@ class Cell:
     n: int
     verdict: Decision
 
+    @property
+    def where(self) -> str:
+        """The condition in words: "Set12, sigma 25"."""
+        others = [f"{key} {_plain(value)}" for key, value in self.condition.items() if key != "dataset"]
+        return ", ".join([*([set_label(self.condition["dataset"])] if "dataset" in self.condition else []), *others])
+
+    def words(self, unit: str, digits: int) -> str:
+        """Pair, condition and difference with its interval, for a list."""
+        found = f"{signed(self.estimate, digits)} {unit}".rstrip()
+        ends = f" ({signed(self.lower, digits)} to {signed(self.upper, digits)})" if math.isfinite(self.lower) else ""
+        return f"{' − '.join(self.pair)}, {self.where}, {found}{ends}"
+
 
 @dataclass(frozen=True)
 class Decided:
@@ -57,6 +72,7 @@ class Decided:
         interval: what the interval is of.
         unit, digits: how the estimate is printed.
         budgets: method -> budgets of its training.
+        patches: method -> fewest and most patches that its networks were trained on, their warm starts not counted; only those trained here.
         tested: the statistic and its bounds in words.
         cells: each pair under each condition.
         every: whether the claim is about every cell.
@@ -75,6 +91,7 @@ class Decided:
     unit: str = ""
     digits: int = OTHER_DIGITS
     budgets: Mapping[str, tuple[str, ...]] | None = None
+    patches: Mapping[str, tuple[int, int]] | None = None
     tested: str = ""
     cells: tuple[Cell, ...] = ()
     every: bool = False
@@ -96,18 +113,31 @@ class Decided:
         )
         if not self.every:
             return text
-        sure = {word: sum(cell.verdict == word for cell in self.cells) for word in Decision}
-        parts = [f"{word} in {number}" for word, number in sure.items() if number]
+        parts = []
+        for word in Decision:
+            cells = [cell for cell in self.cells if cell.verdict == word]
+            if cells:
+                named = "; ".join(f"{cell.where}: {signed(cell.estimate, self.digits)}" for cell in cells)
+                few = word != Decision.HOLDS and len(cells) <= MOST_NAMED
+                parts.append(f"{word} in {len(cells)}" + (f" ({named})" if few else ""))
         return f"{', '.join(parts)} of {len(self.cells)} cells; mean {text}"
 
     @property
     def trained(self) -> str:
-        """How the methods were trained, in words: "laptop: dninn-st; authors' weights: dncnn-authors"."""
+        """How the methods were trained, in words: "laptop budget: dninn-st (7,200 to 448,000 patches); authors' weights: dncnn-authors"."""
         by_budget: dict[str, list[str]] = {}
         for name, budgets in (self.budgets or {}).items():
             for budget in budgets:
-                by_budget.setdefault(BUDGETS_IN_WORDS.get(budget, budget), []).append(name)
+                words = f"{budget} budget" if budget in BUDGETS else BUDGETS_IN_WORDS.get(budget, budget)
+                by_budget.setdefault(words, []).append(name + self._seen(name))
         return "; ".join(f"{budget}: {', '.join(names)}" for budget, names in by_budget.items())
+
+    def _seen(self, name: str) -> str:
+        """How many patches a method's networks have seen, in brackets; empty where no card says it."""
+        if name not in (self.patches or {}):
+            return ""
+        ends = [f"{end:,}" for end in dict.fromkeys(self.patches[name])]
+        return f" ({' to '.join(ends)} patches)"
 
 
 class _NotRun(Exception):
@@ -124,14 +154,18 @@ def decide(paper: Paper, claim: str, results: Results | Path) -> Decided:
     number of cells. A quotient is known exactly and has no interval.
 
     It is "not run" when a method has no rows or lacks some conditions, when pictures stand in for the set that was asked for, or
-    when the two methods of a pair were scored on different pictures.
+    when the two methods of a pair were scored on different pictures. How the methods were trained changes no verdict; it is told beside.
 
     Args:
         paper, claim: the paper, and a key of its `claims`.
         results: results folder.
+
+    Raises:
+        ValueError: a method or variant that the score does not declare, or a condition or metric that it does not have.
     """
     results, declared = as_results(results), paper.claims[claim]
     test, score = declared.test, paper.score_name(declared.test.reads)
+    check_claim(paper, claim, {**results.papers, paper.name: paper})
     metric = results.metrics(score).get(test.metric)
     unit, digits = ("", OTHER_DIGITS) if metric is None else (metric.unit, metric.digits + 1)
     about = {"says": declared.says, "place": declared.place, "note": declared.note, "tested": _in_words(test, unit)}
@@ -139,13 +173,14 @@ def decide(paper: Paper, claim: str, results: Results | Path) -> Decided:
         rows = _rows(results, score, test)
         methods = dict.fromkeys(name for pair in (*test.paired, *filter(None, [test.ratio])) for name in pair)
         parts = {name: _of_method(rows, name, score) for name in methods}
-        budgets = {name: tuple(part["budget"].unique()) for name, part in parts.items()}
+        training = {
+            "budgets": {name: tuple(part["budget"].unique()) for name, part in parts.items()},
+            "patches": _patches(parts),
+        }
         if test.ratio is not None:
-            return Decided(**about, **_quotient(parts, test), budgets=budgets)
+            return Decided(**about, **_quotient(parts, test), **training)
         keys = resolve(results.papers[score.partition("/")[0]].scores[score.partition("/")[2]].task, "tasks").keys
-        return Decided(
-            **about, **_difference(parts, test, ["requested", *keys]), budgets=budgets, unit=unit, digits=digits
-        )
+        return Decided(**about, **_difference(parts, test, ["requested", *keys]), **training, unit=unit, digits=digits)
     except _NotRun as reason:
         return Decided(**about, verdict=Decision.NOT_RUN, reason=str(reason))
 
@@ -168,7 +203,33 @@ def claims_markdown(decided: Iterable[Decided]) -> str:
     return markdown_table(["the paper says", "place", "ours", "verdict"], lines, text_columns=4)
 
 
+def check_claim(paper: Paper, claim: str, known: Mapping[str, Paper]) -> None:
+    """ValueError where a claim names a method or variant that its score does not declare.
+
+    A printed method that has none of ours, such as a rival that is not run, is no mistake: the claim is "not run".
+    """
+    test, where = paper.claims[claim].test, f"{paper.name}, claim {claim!r}"
+    methods, variants = scored_methods(paper.score_name(test.reads), known)
+    printed = [method for place in paper.compare for method, row in paper.rows(place).items() if not row.ours]
+    for name in (name for pair in (*test.paired, *filter(None, [test.ratio])) for name in pair):
+        check_name(name, [*methods, *printed], where, f"method in the runs of {test.reads} is called")
+    check_name(test.variant, variants, where, f"variant in the runs of {test.reads} is called")
+
+
 # --- Rows
+
+
+def _patches(parts: Mapping[str, pd.DataFrame]) -> dict[str, tuple[int, int]]:
+    """Fewest and most patches of each method's networks, from the cards of the very weights that were scored."""
+    files = [*paths.RELEASED_WEIGHTS.glob("*.json"), *paths.runs_dir().glob("*/*/weights.json")]
+    cards = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    seen = {card["sha256"]: card["patches"] for card in cards if "sha256" in card and "patches" in card}
+    found = {}
+    for name, part in parts.items():
+        patches = [seen[sha] for sha in part["weights_sha256"].unique() if sha in seen]
+        if patches:
+            found[name] = (min(patches), max(patches))
+    return found
 
 
 def _rows(results: Results, score: str, test: Test) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +13,20 @@ import pandas as pd
 from invdenoise import papers
 from invdenoise.data.fetch import describe
 from invdenoise.data.pictures import num_pictures
-from invdenoise.papers import BUDGETS, Paper, Place, resolve
-from invdenoise.report.published import Verdict, load_published, verdict
+from invdenoise.papers import BUDGETS, Paper, Place, Row, resolve
+from invdenoise.report.published import Verdict, has_smaller_budget, load_published, verdict
 from invdenoise.report.tables import family, in_cell, is_own, markdown_table, set_label
 from invdenoise.tasks.base import read_scores, summarise
 from invdenoise.tasks.metrics import PARAMETERS, Metric
 
 COMPARED = (
     "paper", "place", "method", "label", "row", "column", "dataset", "sigma", "metric", "unit", "published", "ours", "difference",
-    "verdict", "family", "our_method", "our_note", "budget", "num_images",
+    "verdict", "family", "our_method", "our_note", "convention", "budget", "num_images",
 )  # fmt: skip
 # What makes two printed numbers the same one. A paper and its talk print many numbers twice.
 SAME_NUMBER = ("paper", "method", "dataset", "sigma", "metric", "published")
 GROUPS = ("dataset", "sigma", "metric")  # what may make the columns of a table, or a table of its own
+UNEXPLAINED = "unexplained"
 IN_COLUMNS = {PARAMETERS.name: "num_parameters"}  # printed metric -> column of score files, where the names differ
 
 
@@ -90,6 +92,41 @@ def as_results(results: Results | Path) -> Results:
     return results if isinstance(results, Results) else Results(results)
 
 
+# --- Names
+
+
+def scored_methods(score: str, known: Mapping[str, Paper]) -> tuple[list[str], list[str]]:
+    """Methods that the runs of a score declare, each also without the noise level of its training; and their variants."""
+    paper, _, own = score.partition("/")
+    declared = known[paper].scores[own]
+    runs = (*declared.runs, *declared.smoke)
+    methods = [name for part in runs for method in part.methods for name in (method, family(method))]
+    return list(dict.fromkeys(methods)), list(dict.fromkeys(part.variant for part in runs))
+
+
+def check_name(name: str, known: Iterable[str], where: str, what: str) -> None:
+    """ValueError with the nearest name when it is not known."""
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(map(repr, known))}"
+        raise ValueError(f"{where}: no {what} {name!r}; {hint}")
+
+
+def check_place(paper: Paper, place: str, known: Mapping[str, Paper]) -> None:
+    """ValueError where a place of `compare` names a method or variant that none of its scores declares: it could never have a result."""
+    declared, where = paper.compare[place], f"{paper.name}, {place}"
+    found = [scored_methods(paper.score_name(score), known) for score in declared.reads]
+    methods, variants = ([name for part in parts for name in part] for parts in zip(*found, strict=True))
+    of = f"in the runs of {', '.join(declared.reads)}"
+    for row in paper.rows(place).values():
+        for name in row.ours:
+            check_name(name, methods, where, f"method {of} is called")
+    others = declared.conventions.others if declared.conventions else {}
+    for variant in (declared.variant, *others):
+        check_name(variant, variants, where, f"variant {of} is called")
+
+
 # --- A place
 
 
@@ -100,6 +137,8 @@ def compare(paper: Paper, place: str, results: Results | Path) -> pd.DataFrame:
     variant, of the set that the print names, and at its noise level. A number has a row for each of `ours` with a result. A number
     without result has one row, in which `ours` is NaN and `family` and `our_method` are empty.
 
+    Results of the place's other `conventions` have rows of their own, whose `convention` is not empty. Their verdict is what it would be.
+
     Pictures that stand in, and printed sets that nobody can have, come to "data not available". A mean over fewer pictures than the
     set has comes to "not run". Both may have `ours`, and have no `difference`. Numbers of parameters depend on no set.
 
@@ -109,9 +148,11 @@ def compare(paper: Paper, place: str, results: Results | Path) -> pd.DataFrame:
         results: results folder.
 
     Raises:
-        ValueError: the paper prints nothing at the place, or has no such method there; or two results belong to one number.
+        ValueError: the paper prints nothing at the place, or has no such method there; a method or variant that no score of the place
+            declares; or two results belong to one number.
     """
     results, declared, rows = as_results(results), paper.compare[place], paper.rows(place)
+    check_place(paper, place, {**results.papers, paper.name: paper})
     printed = load_published()
     own = printed[printed["paper"] == paper.name]
     here = own[own["place"] == place]
@@ -124,12 +165,20 @@ def compare(paper: Paper, place: str, results: Results | Path) -> pd.DataFrame:
     scores = [paper.score_name(score) for score in declared.reads]
     metrics = {name: metric for score in reversed(scores) for name, metric in results.metrics(score).items()}
     found = _Means(results, scores, declared.variant)
+    conventions = declared.conventions.others if declared.conventions else {}
+    elsewhere = {words: _Means(results, scores, variant) for variant, words in conventions.items()}
     lines = []
     for number in here.to_dict("records"):
         row, metric = rows.get(number["method"]), metrics.get(number["metric"])
         line = _line(number, number["row"] if row is None else row.label)
-        beside = [] if row is None or metric is None else list(_beside(line, row.ours, metric, found))
-        lines += beside or [line]
+        if row is None or metric is None:
+            lines.append(line)
+            continue
+        lines += list(_beside(line, row.ours, metric, found)) or [line]
+        if metric.name != PARAMETERS.name:
+            for words, means in elsewhere.items():
+                with_convention = (found | {"convention": words} for found in _beside(line, row.ours, metric, means))
+                lines += [one for one in with_convention if one["our_method"]]
     return pd.DataFrame(lines, columns=COMPARED)
 
 
@@ -171,7 +220,7 @@ def _line(number: Mapping[str, Any], label: str) -> dict[str, Any]:
         key: number[key] for key in ("paper", "place", "method", "row", "column", "dataset", "sigma", "metric", "unit")
     }
     line |= {"label": label, "published": number["value"], "verdict": Verdict.NOT_RUN}
-    return line | dict.fromkeys(("family", "our_method", "our_note", "budget"), "")
+    return line | dict.fromkeys(("family", "our_method", "our_note", "convention", "budget"), "")
 
 
 def _beside(line: dict[str, Any], ours: Mapping[str, str], metric: Metric, found: _Means) -> Iterator[dict[str, Any]]:
@@ -210,60 +259,138 @@ def _can_be_had(dataset: str) -> bool:
         return False
 
 
+# --- Conventions, and numbers that exceed the print
+
+
+def convention_effects(numbers: pd.DataFrame, metric: str) -> dict[str, dict[str, Any]]:
+    """What each convention that is not judged would change.
+
+    Args:
+        numbers: of one place, as `compare` gives them.
+        metric: whose numbers.
+
+    Returns:
+        Convention -> `numbers`, how many were measured in both; `largest`, the largest change in absolute value; and `changed`, how many
+        would have another verdict.
+    """
+    same = ["our_method", "dataset", "sigma"]
+    judged = numbers[(numbers["metric"] == metric) & numbers["difference"].notna()]
+    first, others = judged[judged["convention"] == ""], judged[judged["convention"] != ""]
+    effects = {}
+    for convention, part in others.groupby("convention", sort=False):
+        both = part.merge(first[[*same, "ours", "verdict"]], on=same, suffixes=("", "_judged"))
+        effects[convention] = {
+            "numbers": len(both),
+            "largest": float((both["ours"] - both["ours_judged"]).abs().max()),
+            "changed": int((both["verdict"] != both["verdict_judged"]).sum()),
+        }
+    return effects
+
+
+def exceeded(paper: Paper, place: str, numbers: pd.DataFrame) -> list[dict[str, Any]]:
+    """The numbers of a place that exceed the print, each with a declared reason or `UNEXPLAINED`.
+
+    Args:
+        numbers: of the place, as `compare` gives them.
+
+    Returns:
+        Rows of `compare`, with `reason`, and `others`: convention -> our number in it.
+    """
+    judged = numbers[(numbers["verdict"] == Verdict.EXCEEDED) & (numbers["convention"] == "")]
+    same = ["our_method", "dataset", "sigma", "metric"]
+    others = {
+        key: dict(zip(part["convention"], part["ours"], strict=True))
+        for key, part in numbers[numbers["convention"] != ""].groupby(same, sort=False)
+    }
+    return [
+        line
+        | {
+            "reason": _reason(paper.rows(place)[line["method"]], line),
+            "others": others.get(tuple(line[k] for k in same), {}),
+        }
+        for line in judged.to_dict("records")
+    ]
+
+
+def _reason(row: Row, line: Mapping[str, Any]) -> str:
+    fitting = (
+        entry.says
+        for entry in row.explain
+        if entry.of == line["family"] and all(line[key] in values for key, values in entry.where.items())
+    )
+    return next(fitting, UNEXPLAINED)
+
+
 # --- Every number
 
 
 def all_numbers(results: Results | Path) -> pd.DataFrame:
     """Every number that the papers print, declared or not, with the columns `COMPARED`: see `compare`.
 
-    A place that no `compare` names is "not run".
+    A place that no `compare` names is "not run". Only the convention that is judged is in it.
     """
     results = as_results(results)
     tables = []
     for (name, place), here in load_published().groupby(["paper", "place"], sort=False):
         paper = results.papers.get(name)
         if paper is not None and place in paper.compare:
-            tables.append(compare(paper, place, results))
+            numbers = compare(paper, place, results)
+            tables.append(numbers[numbers["convention"] == ""])
         else:
             lines = [_line(number, number["row"]) for number in here.to_dict("records")]
             tables.append(pd.DataFrame(lines, columns=COMPARED))
     return pd.concat([table.astype(object) for table in tables], ignore_index=True).infer_objects()
 
 
-def distinct(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `all_numbers` with each number once for each of our methods: what is printed at several places counts once.
+def _which(numbers: pd.DataFrame) -> pd.Series:
+    """For each row, what tells its printed number from every other one."""
+    keys = numbers[list(SAME_NUMBER)].astype(object)
+    return keys.where(keys.notna(), "").apply(tuple, axis="columns")
 
-    A number that is not run at one place and is at another counts as run.
+
+def distinct(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `all_numbers` with each printed number once.
+
+    What is printed at several places counts once, and as run where it is run at one of them. Where several of our methods stand beside
+    a number, the first one that is declared and has a result counts, whatever its verdict.
     """
-    keys = [*SAME_NUMBER, "family"]
-    judged = numbers.assign(unrun=numbers["verdict"].isin([Verdict.NOT_RUN, Verdict.NO_DATA]))
-    judged = judged.sort_values("unrun", kind="stable").drop_duplicates(keys)
-    beside = judged.groupby(list(SAME_NUMBER), dropna=False)["family"].transform(
-        lambda families: (families != "").any()
-    )
-    return judged[(judged["family"] != "") | ~beside].sort_index().drop(columns="unrun")
+    order = numbers["verdict"].map({Verdict.NOT_RUN: 2, Verdict.NO_DATA: 1}).fillna(0)
+    ordered = numbers.assign(order=order, which=_which(numbers)).sort_values("order", kind="stable")
+    return ordered.drop_duplicates("which").sort_index().drop(columns=["order", "which"])
 
 
 def counts(numbers: pd.DataFrame) -> dict[str, int]:
-    """How many distinct numbers came to each verdict, in the order of `Verdict`. A number counts once for each of our methods."""
+    """How many distinct numbers came to each verdict, in the order of `Verdict`: see `distinct`."""
     found = distinct(numbers)["verdict"].value_counts()
     return {str(word): int(found[word]) for word in Verdict if word in found}
 
 
-def trained_here(numbers: pd.DataFrame) -> pd.Series:
-    """Which rows of `compare` have results of a network that was trained here."""
-    return numbers["budget"].isin(BUDGETS)
+def parts_of(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows of `all_numbers` by what of ours stands beside the print.
+
+    "ours": networks trained here; "authors": weights that others trained; "classical": methods that learn nothing; "sizes": numbers of
+    parameters, which no training changes; "alone": numbers that have nothing of ours beside them. One number may be in several parts.
+    """
+    which, tried, size = _which(numbers), numbers["family"] != "", numbers["metric"] == PARAMETERS.name
+    own, others = numbers["budget"].isin(BUDGETS), numbers["budget"] == "authors"
+    return {
+        "ours": numbers[tried & ~size & own],
+        "authors": numbers[tried & ~size & others],
+        "classical": numbers[tried & ~size & ~own & ~others],
+        "sizes": numbers[tried & size],
+        "alone": numbers[~which.isin(set(which[tried]))],
+    }
 
 
 def coverage(numbers: pd.DataFrame) -> pd.DataFrame:
-    """By paper and place, how many numbers are `published`, and how many of them are `done`: have a verdict on ours beside them.
+    """By paper and place, how many distinct numbers are `published`, and how many of them are `done`: have a verdict on ours.
 
-    A number that a paper and its talk both print counts at both places.
+    A number counts at the first place that prints it.
     """
-    keys = ["paper", "place", "method", "row", "column", "dataset", "sigma", "metric", "published"]
-    done = ~numbers["verdict"].isin([Verdict.NOT_RUN, Verdict.NO_DATA])
-    each = numbers.assign(done=done).groupby(keys, sort=False, dropna=False)["done"].any().reset_index()
-    table = each.groupby(["paper", "place"], sort=False)["done"].agg(published="size", done="sum")
+    which = _which(numbers)
+    done = set(which[~numbers["verdict"].isin([Verdict.NOT_RUN, Verdict.NO_DATA])])
+    first = numbers.assign(which=which, done=which.isin(done)).drop_duplicates("which")
+    table = first.groupby(["paper", "place"], sort=False)["done"].agg(published="size", done="sum")
     return table.reset_index()
 
 
@@ -312,7 +439,8 @@ class Table:
 def beside(paper: Paper, place: str, results: Results | Path) -> list[Table]:
     """The tables of a place: one, or one for each value of its `by`.
 
-    A row is a printed method with one of ours. A method that has results in some columns only keeps one row: the others are "not run".
+    A row is a printed method with one of ours in one convention. Its label says when ours was trained on a smaller budget than the
+    paper's. A method that has results in some columns only keeps one row: the others are "not run".
     """
     results, declared = as_results(results), paper.compare[place]
     numbers = compare(paper, place, results)
@@ -337,25 +465,30 @@ def _table(
     rows = []
     for method, row in paper.rows(place).items():
         own = numbers[numbers["method"] == method]
-        run = [name for name in row.ours if name in set(own["family"])]
-        for name in (run or [""]) if len(own) else []:
+        found = dict.fromkeys(zip(own["family"], own["convention"], strict=True))
+        run = [key for name in row.ours for key in found if key[0] == name]
+        for name, convention in (run or [("", "")]) if len(own) else []:
             cells = []
             for value in values:
                 level = own[own[declared.across] == value]
-                matching = level[level["family"] == name]
+                matching = level[(level["family"] == name) & (level["convention"] == convention)]
                 if matching.empty and len(level):  # this method was not run here: only the print stays
-                    unrun = {
-                        "ours": None,
-                        "difference": None,
-                        "verdict": Verdict.NOT_RUN,
-                        "family": name,
-                        "our_method": "",
-                    }
+                    unrun = {"ours": None, "difference": None, "verdict": Verdict.NOT_RUN, "family": name, "our_method": "",
+                             "convention": convention, "budget": ""}  # fmt: skip
                     matching = level.iloc[:1].astype(object).assign(**unrun)
                 cells.append(None if matching.empty else matching.iloc[0].to_dict())
-            note = row.ours.get(name, "")
-            rows.append((f"{row.label} ({note})" if note else row.label, tuple(cells)))
+            several = any(other for ours, other in found if ours == name)
+            judged = declared.conventions.judged if several and not convention else ""
+            about = [row.ours.get(name, ""), _budgets(cells), convention or judged]
+            about = ", ".join(filter(None, about))
+            rows.append((f"{row.label} ({about})" if about else row.label, tuple(cells)))
     return Table(title, tuple(_heading(declared.across, value) for value in values), tuple(rows), metrics)
+
+
+def _budgets(cells: Iterable[Mapping[str, Any] | None]) -> str:
+    """Budgets of the networks of a row that were trained for less than the paper's schedule, in words; empty for others."""
+    budgets = dict.fromkeys(cell["budget"] for cell in cells if cell is not None and has_smaller_budget(cell["budget"]))
+    return f"{' and '.join(budgets)} budget" if budgets else ""
 
 
 def _heading(key: str | None, value: Any) -> str:

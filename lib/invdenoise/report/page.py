@@ -17,7 +17,18 @@ from invdenoise.papers import Paper, resolve
 from invdenoise.plan import bench_file
 from invdenoise.provenance import VERSION, commit
 from invdenoise.report.claims import Decided, claim_counts, decide_all
-from invdenoise.report.compare import Results, Table, all_numbers, beside, counts, coverage, distinct, trained_here
+from invdenoise.report.compare import (
+    Results,
+    Table,
+    all_numbers,
+    beside,
+    compare,
+    convention_effects,
+    counts,
+    coverage,
+    exceeded,
+    parts_of,
+)
 from invdenoise.report.published import explained
 from invdenoise.report.tables import in_digits, number, set_label, signed
 from invdenoise.tasks.metrics import PARAMETERS, Metric
@@ -49,7 +60,16 @@ def curves() -> dict[str, pd.DataFrame]:
 # --- One paper
 
 
-def paper_counts(paper: Paper, numbers: pd.DataFrame, decided: Mapping[str, Decided]) -> dict[str, Any]:
+PARTS = {  # of the printed numbers, with what stands beside them
+    "ours": "networks trained here",
+    "authors": "authors' weights",
+    "classical": "classical methods",
+    "sizes": "numbers of parameters",
+    "alone": "nothing of ours",
+}
+
+
+def paper_counts(paper: Paper, numbers: pd.DataFrame, decided: Mapping[str, Decided]) -> dict[str, dict[str, int]]:
     """How much of a paper came to which verdict.
 
     Args:
@@ -57,25 +77,36 @@ def paper_counts(paper: Paper, numbers: pd.DataFrame, decided: Mapping[str, Deci
         decided: the paper's claims.
 
     Returns:
-        Verdict -> number, for `claims`; for distinct printed numbers beside networks trained here (`ours`), beside authors' weights and
-        classical methods (`others`), and beside nothing (`alone`).
+        Verdict -> number, for `claims`, and of distinct printed numbers for each of `PARTS`. `others` is "authors" and "classical" in one.
     """
-    own = distinct(numbers[numbers["paper"] == paper.name])
-    here, alone = trained_here(own), own["family"] == ""
-    parts = {"ours": own[here], "others": own[~here & ~alone], "alone": own[alone]}
-    return {"claims": claim_counts(decided.values())} | {name: counts(part) for name, part in parts.items()}
+    parts = parts_of(numbers[numbers["paper"] == paper.name])
+    found = {"claims": claim_counts(decided.values())} | {name: counts(parts[name]) for name in PARTS}
+    return found | {"others": counts(pd.concat([parts["authors"], parts["classical"]]))}
 
 
 def shown_tables(paper: Paper, results: Results) -> list[dict[str, Any]]:
-    """The places of a paper that the report shows: place, title, note, tables and what their verdicts mean."""
+    """The places of a paper that the report shows.
+
+    Each has its place, title, note and tables, what their `verdicts` mean, what is known of `conventions` and what another one
+    would change (`effects`), and the numbers that are `exceeded`.
+    """
     found = []
     for place, declared in paper.compare.items():
         if declared.show:
-            tables = beside(paper, place, results)
+            tables, numbers = beside(paper, place, results), compare(paper, place, results)
             found.append({
                 "place": place, "title": declared.title, "note": declared.note, "tables": tables, "verdicts": _legend(tables),
+                "conventions": declared.conventions, "effects": convention_effects(numbers, declared.metric),
+                "exceeded": [line | {"digits": tables[0].digits(line), "where": _where(line)} for line in exceeded(paper, place, numbers)],
             })  # fmt: skip
     return found
+
+
+def _where(line: Mapping[str, Any]) -> str:
+    """Set, noise level and metric of a row of `compare`, in words."""
+    level = "" if pd.isna(line["sigma"]) else f"σ = {line['sigma']:g}"
+    metric = "" if line["metric"] == "psnr" else line["metric"].upper()
+    return ", ".join(filter(None, [set_label(line["dataset"]) if line["dataset"] else "", level, metric]))
 
 
 def _legend(tables: list[Table]) -> list[tuple[Metric, dict[str, str]]]:
@@ -197,7 +228,7 @@ def write_report(results: Results, released: Results | None, budget: str) -> Pat
     bench = bench_file(results.folder)
     html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         stand_in=results.stand_in, budget=budget, version=VERSION, commit=commit(), papers=sections,
-        cards=cards(), curves="" if drawn is None else _embedded(drawn), bench=[] if bench is None else pd.read_csv(bench).to_dict("records"),
+        parts=PARTS, cards=cards(), curves="" if drawn is None else _embedded(drawn), bench=[] if bench is None else pd.read_csv(bench).to_dict("records"),
         coverage=done.to_dict("records"), total=int(done["published"].sum()), done=int(done["done"].sum()),
         pages=[(page.relative_to(results.folder).as_posix(), page.relative_to(results.folder / "notebooks").with_suffix("")) for page in pages],
     )  # fmt: skip

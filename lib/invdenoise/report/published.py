@@ -16,6 +16,9 @@ COLUMNS = (
     "paper", "place", "row", "column", "dataset", "sigma", "metric", "unit", "value", "printed", "method", "note",
 )  # fmt: skip
 NUMBERS = ("sigma", "value")
+# A miss up to so many times `Metric.close` may come from a shorter training: 0.5 dB of PSNR. By the same recipe, training one of our
+# networks 35 times longer brought 0.51 dB on held-out pictures. A test holds the bound to the released curves.
+MODERATE = 2.5
 REQUIRED = ("paper", "place", "row", "column", "metric", "value", "printed", "method")
 
 
@@ -113,14 +116,15 @@ def verdict(
 
     1. "data not available": the pictures are not the paper's.
     2. "not run": `ours` is None.
-    3. "exceeded": better by more than `metric.reproduced`.
-    4. "reproduced": within it.
-    5. "close": within `metric.close`.
-    6. "smaller budget": worse than that, and trained under a smaller budget than "paper".
-    7. "not reproduced".
+    3. "exceeded": better by more than `metric.reproduced`. That is a departure too, and the report explains it or says "unexplained".
+    4. "reproduced": within it, whatever the training.
+    5. "close": worse, but within `metric.close`, whatever the training.
+    6. "smaller budget": worse than that, within `MODERATE` times `metric.close`, of the same sign, and trained under a smaller budget
+       than "paper".
+    7. "not reproduced": all else. A small training excuses no larger miss and no reversed sign; tables show the budget beside the verdict.
 
     Distances are rounded to 1e-9 before they are compared. A count has no better direction and no budget: its distance is a fraction of
-    the printed value, and it cannot be exceeded.
+    the printed value, and it cannot be exceeded. Differences between two methods are claims, see `report.claims`; no budget excuses one.
 
     Args:
         published, ours: in the metric's unit.
@@ -143,10 +147,16 @@ def verdict(
         return Verdict.EXCEEDED
     if gain >= -metric.reproduced:
         return Verdict.REPRODUCED
-    if gain >= -metric.close:
+    reversed_sign = published * ours < 0
+    if gain >= -metric.close and not reversed_sign:
         return Verdict.CLOSE
-    smaller = budget in BUDGETS and budget != "paper" and not counted
-    return Verdict.SMALLER_BUDGET if smaller else Verdict.NOT_REPRODUCED
+    moderate = gain >= -round(MODERATE * metric.close, 9) and not reversed_sign and not counted
+    return Verdict.SMALLER_BUDGET if moderate and has_smaller_budget(budget) else Verdict.NOT_REPRODUCED
+
+
+def has_smaller_budget(budget: str | None) -> bool:
+    """Whether a network of this budget was trained here for less than the paper's schedule."""
+    return budget in BUDGETS and budget != "paper"
 
 
 def explained(metric: Metric) -> dict[Verdict, str]:
@@ -155,14 +165,20 @@ def explained(metric: Metric) -> dict[Verdict, str]:
         reproduced, close = (f"within {100 * limit:.3g} %" for limit in (metric.reproduced, metric.close))
         words = {Verdict.NOT_REPRODUCED: "any other count"}
     else:
-        margin, close = (f"{limit:g} {metric.unit}".rstrip() for limit in (metric.reproduced, metric.close))
+        margin, close, moderate = (
+            f"{limit:g} {metric.unit}".rstrip()
+            for limit in (metric.reproduced, metric.close, round(MODERATE * metric.close, 9))
+        )
         better, worse = ("above", "below") if metric.higher_is_better else ("below", "above")
-        reproduced, close = f"within {margin}", f"within {close}"
         words = {
-            Verdict.EXCEEDED: f"more than {margin} {better} the printed value",
-            Verdict.SMALLER_BUDGET: f"further {worse}, after less training than the paper's",
-            Verdict.NOT_REPRODUCED: f"further {worse}, with the authors' weights, the paper's own training, or nothing to train",
+            Verdict.EXCEEDED: f"more than {margin} {better} the printed value, which is a departure too",
+            Verdict.SMALLER_BUDGET: f"up to {moderate} {worse}, after less training than the paper's",
+            Verdict.NOT_REPRODUCED: (
+                f"further {worse}: more than {moderate}, or more than {close} with the authors' weights, the paper's training, or nothing "
+                "to train"
+            ),
         }
+        reproduced, close = f"within {margin}", f"up to {close} {worse}"
     words |= {Verdict.REPRODUCED: reproduced, Verdict.CLOSE: close}
     words |= {
         Verdict.NO_DATA: "our pictures are not the paper's",

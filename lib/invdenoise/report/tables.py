@@ -160,12 +160,15 @@ def in_words(seconds: float) -> str:
 
 
 def in_cell(compared: Mapping[str, Any], digits: int = 2) -> str:
-    """A row of `compare.compare` as a cell of a Markdown table: published / **ours** and the verdict."""
+    """A row of `compare.compare` as a cell of a Markdown table: published / **ours** and the verdict.
+
+    The verdict is in brackets where ours has another convention than the one that is judged.
+    """
     published, ours = compared["published"], compared["ours"]
     numbers = (
         number(published, digits) if pd.isna(ours) else f"{number(published, digits)} / **{number(ours, digits)}**"
     )
-    return f"{numbers} {compared['verdict']}"
+    return f"{numbers} ({compared['verdict']})" if compared["convention"] else f"{numbers} {compared['verdict']}"
 
 
 def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]], text_columns: int = 1) -> str:
@@ -233,7 +236,7 @@ def save_text(text: str | Iterable[str], name: str) -> Path:
 
 def written(*files: Path) -> list[str]:
     """Which files were written, as lines of a Markdown list."""
-    return [f"- written: `results/{file.relative_to(paths.results_dir())}`" for file in files]
+    return [f"- written: `{paths.shown(file)}`" for file in files]
 
 
 # --- Whole frames, and networks to look into
