@@ -44,8 +44,10 @@ class Graph:
         return subprocess.run(command, env=self.environment, cwd="/", capture_output=True, text=True)
 
     def written(self) -> dict[str, int]:
-        """When each result was written last."""
-        files = [path for path in self.results.rglob("*") if path.is_file() and path.name not in ("lock", "paper.log")]
+        """When each result was written last, without the graph's own notes."""
+        notes = {"lock", "paper.log", ".snakemake"}
+        inside = ((path, path.relative_to(self.results)) for path in self.results.rglob("*"))
+        files = [path for path, place in inside if path.is_file() and not notes & set(place.parts)]
         return {str(path.relative_to(self.results)): path.stat().st_mtime_ns for path in files}
 
 
