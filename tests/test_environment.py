@@ -53,7 +53,9 @@ def make(tmp_path):
 
     def run(*arguments: str, **changes: str | None) -> subprocess.CompletedProcess:
         """Keywords change environment variables; None removes one."""
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+        # `make test BM3D=1` puts what it was given into the environment of the tests.
+        given_to_make = ("MAKE", "MFLAGS", "BIN", "BM3D", "BUDGET", "CORES", "EXPERIMENT", "PAPER", "PROFILE", "PYTHON")
+        inherited = {key: value for key, value in os.environ.items() if key not in given_to_make and key[:4] != "MAKE"}
         given = {key: value for key, value in (inherited | changes).items() if value is not None}
         return subprocess.run(["make", *arguments], cwd=tmp_path, env=given, capture_output=True, text=True)
 
