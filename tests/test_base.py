@@ -11,9 +11,10 @@ import torch
 
 from invdenoise import checks
 from invdenoise.models import classical
-from invdenoise.models.base import Denoiser, DenoisingNetwork
+from invdenoise.models.base import Denoiser, DenoisingNetwork, count_macs
 from invdenoise.models.dncnn import BFCNN, DnCNN
 from invdenoise.models.dninn import DnINN
+from invdenoise.models.invdn import InvDN
 from invdenoise.models.winnet import WINNet
 
 CHEAP = {
@@ -93,13 +94,13 @@ def test_without_noise_nothing_is_removed(name, randomised):
     torch.testing.assert_close(denoiser.denoise(given, 0), given, rtol=0, atol=1e-5)
 
 
-def test_three_channels_are_three_images_or_refused(denoiser):
-    given = noisy(16, 12, channels=3)
+def test_two_channels_are_two_images_or_refused(denoiser):
+    given = noisy(16, 12, channels=2)
     if denoiser.channels is None:
-        alone = [denoiser.denoise(given[:, c : c + 1], 25) for c in range(3)]
+        alone = [denoiser.denoise(given[:, c : c + 1], 25) for c in range(2)]
         torch.testing.assert_close(denoiser.denoise(given, 25), torch.cat(alone, 1), rtol=0, atol=1e-6)
     else:
-        with pytest.raises(ValueError, match="the image has 3 channels; this method takes 1 channel; denoise each"):
+        with pytest.raises(ValueError, match="the image has 2 channels; this method takes 1 channel; denoise each"):
             denoiser.denoise(given, 25)
 
 
@@ -218,3 +219,19 @@ def test_a_network_may_take_colour_and_know_no_noise_level():
     assert torch.equal(network.denoise(given), network(given).detach().clamp(0, 1))
     with pytest.raises(ValueError, match="the image has 1 channels; this method takes 3 channels"):
         network.denoise(given[:, :1])
+
+
+# -- cost -------------------------------------------------------------------------------------------------------------
+
+
+def test_multiplications_of_a_chain_of_convolutions_by_hand():
+    network = DnCNN(4, 6)
+    expected = 10 * 12 * 9 * (1 * 6 + 2 * 6 * 6 + 6 * 1)  # pixels, kernel, channels in times channels out
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert count_macs(network, (1, 10, 12)) == expected
+    assert network.training and all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_invdn_costs_what_the_paper_prints():
+    """InvDN, Table 2: 47.80 G for 256x256, there with biases and activations. On the meta device nothing is computed."""
+    assert count_macs(InvDN().to("meta"), (3, 256, 256)) == pytest.approx(47.80e9, rel=0.01)

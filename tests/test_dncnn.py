@@ -12,6 +12,7 @@ from skimage import io
 from torch import nn
 
 from invdenoise.data.noise import awgn, noise_generator
+from invdenoise.data.pictures import load_pictures
 from invdenoise.layers import tiles
 from invdenoise.models.dncnn import BFCNN, DnCNN, fold_batch_norm, read_authors_weights
 from invdenoise.tasks.metrics import psnr
@@ -94,9 +95,34 @@ def test_any_size(shape):
     assert denoised.shape == (2, 1, *shape) and torch.isfinite(denoised).all()
 
 
-def test_colour_is_refused():
+def test_gray_and_colour_are_told_apart():
+    assert (DnCNN().channels, BFCNN().channels, DnCNN(num_channels=3).channels) == (1, 1, 3)
     with pytest.raises(ValueError, match="3 channels"):
         small().denoise(torch.rand(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="1 channels; this method takes 3 channels"):
+        small(num_channels=3).denoise(torch.rand(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="num_channels is 0; expected 1 for gray or 3 for colour"):
+        DnCNN(num_channels=0)
+
+
+def test_a_colour_network_mixes_its_channels_and_loads_and_folds():
+    model, noisy = small(sigma=None, num_channels=3).eval(), torch.rand(2, 3, 9, 12)
+    assert model.denoise(noisy).shape == noisy.shape
+    red = torch.cat([noisy[:, :1] / 2, noisy[:, 1:]], 1)
+    assert (model.predict_noise(noisy) - model.predict_noise(red))[:, 1:].abs().max() > 1e-4
+    other = DnCNN(5, 6, None, num_channels=3).eval()
+    other.start_from(model)
+    assert torch.equal(other(noisy), model(noisy))
+    folded = fold_batch_norm(model)
+    assert folded.channels == 3
+    torch.testing.assert_close(folded(noisy), model(noisy), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="does not fit as a start"):
+        small().start_from(model)
+
+
+def test_number_of_parameters_in_colour():
+    # Two more input channels in the first layer, and two more outputs in the last.
+    assert DnCNN(num_channels=3).num_parameters() - DnCNN().num_parameters() == 2 * 2 * 9 * 64
 
 
 def test_loss_is_the_error_of_the_noise_estimate_and_reaches_all_parameters():
@@ -254,15 +280,16 @@ def test_bf_cnn_learns_and_folds(bias_free):
 # -- the authors' weights ---------------------------------------------------------------------------------------------
 
 
-def test_reads_the_layout_of_the_authors(tmp_path):
-    model = small(batch_norm=False).eval()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_reads_the_layout_of_the_authors(channels, tmp_path):
+    model = small(batch_norm=False, num_channels=channels).eval()
     for conv in model.convolutions:
         nn.init.normal_(conv.bias)
     kernels = [conv.weight.detach().numpy() for conv in model.convolutions]
     biases = [conv.bias.detach().numpy() for conv in model.convolutions]
     write_mat(tmp_path / "net.mat", kernels, biases)
     read = read_authors_weights(tmp_path / "net.mat", 15)
-    noisy = torch.rand(1, 1, 9, 6)
+    noisy = torch.rand(1, channels, 9, 6)
     assert torch.equal(read(noisy), model(noisy))
     assert read.sigma == 15 and not read.training
 
@@ -302,6 +329,16 @@ def test_each_of_the_authors_files_denoises(file, sigma, depth):
     clean, level = read_set12("02")[..., 60:156, 60:156], sigma or 30
     noisy = awgn(clean, level, noise_generator(0, "set12", "02.png", level))
     assert psnr(clean, model.denoise(noisy)) > psnr(clean, noisy) + 8
+
+
+@needs_mirror
+@pytest.mark.parametrize(("file", "sigma"), [("GD_Color_Blind", None), ("color_sigma=25", 25)])
+def test_each_of_the_authors_colour_files_denoises(file, sigma):
+    model = read_authors_weights(WEIGHTS / f"{file}.mat", sigma)
+    assert (model.depth, model.num_features, model.channels, model.sigma) == (20, 64, 3, sigma)
+    clean = load_pictures("embedded-colour", limit=1).pictures[0].tensor()[..., 48:144, 48:144]
+    noisy = awgn(clean, 25, noise_generator(0, "embedded-colour", "first", 25))
+    assert psnr(clean, model.denoise(noisy)) > psnr(clean, noisy) + 9
 
 
 @needs_mirror

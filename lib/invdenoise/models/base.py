@@ -142,3 +142,25 @@ class DenoisingNetwork(nn.Module, Denoiser):
     def num_parameters(self) -> int:
         """Number of learned parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+@torch.no_grad()
+def count_macs(network: nn.Module, shape: tuple[int, int, int] = (3, 256, 256)) -> int:
+    """Multiplications, each with its addition, that `network` takes for one image, as PyTorch counts them.
+
+    Convolutions and matrix products count; activations, biases and sums do not.
+
+    Args:
+        network: called with one image `(1, C, H, W)`, in evaluation mode; its own mode is restored.
+        shape: `(C, H, W)` of the image.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # here, because loading it takes a second
+
+    image = torch.zeros(1, *shape).to(next(network.parameters()))
+    training = network.training
+    try:
+        with FlopCounterMode(display=False) as counter:
+            network.eval()(image)
+    finally:
+        network.train(training)
+    return counter.get_total_flops() // 2

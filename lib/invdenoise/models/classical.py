@@ -13,12 +13,14 @@ from torch import Tensor
 
 from invdenoise.models.base import Denoiser
 
+COLOUR = 3  # channels of a colour picture
+FLAT = 1e-6  # range of a colour difference that counts as none
 BM3D_PROFILES = {"np": "BM3DProfile", "lc": "BM3DProfileLC", "vn": "BM3DProfileVN"}
 THRESHOLD_MODES = ("soft", "hard")
 
 
 class ClassicalDenoiser(Denoiser):
-    """A method for one gray plane and a known noise level; several channels are denoised one by one.
+    """A method for one gray plane and a known noise level. Channels are denoised one by one where it has no form for colour.
 
     Runs on the CPU, in float64, wherever the image lies. At sigma 0 it returns its input.
 
@@ -37,28 +39,34 @@ class ClassicalDenoiser(Denoiser):
         """The denoised `plane`, both `(H, W)` in float64. `sigma` is above 0 and on the scale of the pixels, [0, 1]."""
         raise NotImplementedError
 
+    def denoise_image(self, image: np.ndarray, sigma: float) -> np.ndarray:
+        """The denoised `image`, both `(C, H, W)`, else as `denoise_plane`. A method with a form for colour overrides this."""
+        return np.stack([self.denoise_plane(plane, sigma) for plane in image])
+
     def estimate(self, noisy: Tensor, sigma: float) -> Tensor:
         if sigma == 0:
             return noisy
         height, width = noisy.shape[-2:]
-        planes = noisy.detach().cpu().double().reshape(-1, height, width).numpy()
-        planes = _extend(planes, self.min_side)
-        denoised = np.stack([self.denoise_plane(plane, sigma / 255) for plane in planes])
-        return torch.from_numpy(denoised[:, :height, :width]).reshape(noisy.shape).to(noisy.device)
+        images = _extend(noisy.detach().cpu().double().numpy(), self.min_side)
+        denoised = np.stack([self.denoise_image(image, sigma / 255) for image in images])
+        return torch.from_numpy(denoised[..., :height, :width]).to(noisy.device)
 
 
-def _extend(planes: np.ndarray, side: int) -> np.ndarray:
-    """`planes` `(N, H, W)` with H and W at least `side`, reflected at the bottom and right as often as that takes."""
-    bottom, right = (max(side - size, 0) for size in planes.shape[-2:])
-    return np.pad(planes, ((0, 0), (0, bottom), (0, right)), mode="symmetric")
+def _extend(images: np.ndarray, side: int) -> np.ndarray:
+    """`images` `(B, C, H, W)` with H and W at least `side`, reflected at the bottom and right as often as that takes."""
+    bottom, right = (max(side - size, 0) for size in images.shape[-2:])
+    return np.pad(images, ((0, 0), (0, 0), (0, bottom), (0, right)), mode="symmetric")
 
 
 class BM3D(ClassicalDenoiser):
-    """BM3D (Dabov et al., TIP 2007), by the authors' package `bm3d` 4.
+    """BM3D (Dabov et al., TIP 2007) and CBM3D, its form for colour, by the authors' package `bm3d` 4.
+
+    Three channels are red, green and blue. CBM3D takes them to an opponent colour space, finds similar blocks in the
+    luminance, and filters every channel with them (Dabov et al., ICIP 2007). Any other number of channels is denoised channel
+    by channel.
 
     The package's licence allows non-commercial use only, so it does not come with this library: `make env BM3D=1`.
-    It chooses its shrinkage constants by itself where the 2007 paper has fixed ones. A colour image is denoised channel
-    by channel, which is not CBM3D and gives less.
+    It chooses its shrinkage constants by itself where the 2007 paper has fixed ones.
 
     Args:
         profile: "np", the package's default; "lc", three times faster and 0.3 dB worse; "vn", made for high noise.
@@ -88,7 +96,7 @@ class BM3D(ClassicalDenoiser):
                 f"BM3D needs the package bm3d ({error}). Install it with `make env BM3D=1`, or `pip install bm3d`; "
                 "its licence allows non-commercial use only."
             ) from None
-        self._bm3d = bm3d.bm3d
+        self._bm3d, self._bm3d_rgb = bm3d.bm3d, bm3d.bm3d_rgb
         self._profile = getattr(bm3d, BM3D_PROFILES[profile])()
         self._profile.num_threads = num_threads
         if not exact_variance:
@@ -96,6 +104,17 @@ class BM3D(ClassicalDenoiser):
 
     def denoise_plane(self, plane: np.ndarray, sigma: float) -> np.ndarray:
         return self._bm3d(plane, sigma, self._profile)
+
+    def denoise_image(self, image: np.ndarray, sigma: float) -> np.ndarray:
+        if len(image) != COLOUR or _has_flat_colour(image):
+            return super().denoise_image(image, sigma)
+        return self._bm3d_rgb(image.transpose(1, 2, 0), sigma, self._profile).transpose(2, 0, 1)
+
+
+def _has_flat_colour(image: np.ndarray) -> bool:
+    """Whether an opponent channel of `(3, H, W)` is constant, as in a gray picture stored as colour: CBM3D divides by its range."""
+    red, green, blue = image
+    return min(map(np.ptp, (red + green + blue, red - blue, red - 2 * green + blue))) < FLAT
 
 
 class WaveletShrinkage(ClassicalDenoiser):
@@ -158,7 +177,9 @@ class VisuShrink(WaveletShrinkage):
 class NonLocalMeans(ClassicalDenoiser):
     """Non-local means (Buades, Coll and Morel, CVPR 2005) in the fast variant with flat patches, by scikit-image.
 
-    Patch distances are corrected for the noise they contain.
+    Patch distances are corrected for the noise they contain. The patches of three channels, red, green and blue, are compared
+    in all of them together, so a pixel has the same weights in each. Any other number of channels is denoised channel by
+    channel.
 
     Args:
         patch_size: side of the patches compared, in pixels.
@@ -179,14 +200,23 @@ class NonLocalMeans(ClassicalDenoiser):
         self.patch_size, self.patch_distance, self.strength = patch_size, patch_distance, strength
 
     def denoise_plane(self, plane: np.ndarray, sigma: float) -> np.ndarray:
+        return self._denoise(plane, sigma, channel_axis=None)
+
+    def denoise_image(self, image: np.ndarray, sigma: float) -> np.ndarray:
+        return (
+            self._denoise(image, sigma, channel_axis=0) if len(image) == COLOUR else super().denoise_image(image, sigma)
+        )
+
+    def _denoise(self, pixels: np.ndarray, sigma: float, channel_axis: int | None) -> np.ndarray:
         return denoise_nl_means(
-            plane,
+            pixels,
             patch_size=self.patch_size,
             patch_distance=self.patch_distance,
             h=self.strength * sigma,
             sigma=sigma,
             fast_mode=True,
             preserve_range=True,
+            channel_axis=channel_axis,
         )
 
 

@@ -24,7 +24,7 @@ class DnCNN(DenoisingNetwork):
     """Convolutions that predict the noise, which is subtracted from the input (Section III, Figure 1).
 
     A convolution and ReLU; depth - 2 times a convolution, batch normalisation and ReLU; a convolution. Kernels are 3x3
-    with zero padding. Takes gray images `(B, 1, H, W)` of any size. In inference a large picture is computed tile by
+    with zero padding. Takes images `(B, num_channels, H, W)` of any size. In inference a large picture is computed tile by
     tile, with the same result.
 
     `training_loss` is the mean squared error per pixel. The published loss (Eq. 1) is half the squared error summed
@@ -36,20 +36,29 @@ class DnCNN(DenoisingNetwork):
         sigma: noise level it is trained for, in grey levels; None for the blind network.
         batch_norm: True as published, where convolutions have no bias. False for convolutions with bias and no
             normalisation: the form of the authors' weights and of `fold_batch_norm`.
+        num_channels: 1 for gray, 3 for colour.
     """
 
     display_name = "DnCNN"
-    channels = 1
     inference_precision = "float32"  # bfloat16 costs 0.006 dB at one noise level, up to 0.1 dB in the blind network
     adapts = False
     normalisation: type[nn.Module] = nn.BatchNorm2d
 
-    def __init__(self, depth: int = 17, num_features: int = 64, sigma: float | None = 25.0, batch_norm: bool = True):
+    def __init__(
+        self,
+        depth: int = 17,
+        num_features: int = 64,
+        sigma: float | None = 25.0,
+        batch_norm: bool = True,
+        num_channels: int = 1,
+    ):
         super().__init__(sigma=sigma)
         if depth < 2:
             raise ValueError(f"depth is {depth}; expected 2 or more: a first and a last convolution")
-        self.depth, self.num_features = depth, num_features
-        channels = [1, *[num_features] * (depth - 1), 1]
+        if num_channels < 1:
+            raise ValueError(f"num_channels is {num_channels}; expected 1 for gray or 3 for colour")
+        self.depth, self.num_features, self.channels = depth, num_features, num_channels
+        channels = [num_channels, *[num_features] * (depth - 1), num_channels]
         layers: list[nn.Module] = []
         for i, (num_in, num_out) in enumerate(pairwise(channels)):
             conv = nn.Conv2d(num_in, num_out, 3, padding=1, bias=not batch_norm)
@@ -71,14 +80,14 @@ class DnCNN(DenoisingNetwork):
         return [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
 
     def predict_noise(self, noisy: Tensor) -> Tensor:
-        """The noise in `noisy`, `(B, 1, H, W)`, in units of the image."""
+        """The noise in `noisy`, `(B, C, H, W)`, in units of the image."""
         # Training needs all activations at once, and batch normalisation the mean over whole pictures.
         if self.training or torch.compiler.is_compiling() or needs_gradient(self, noisy):
             return self.layers(noisy)
         return in_tiles(self.layers, noisy, radius=self.depth)  # each 3x3 convolution looks one pixel further
 
     def forward(self, noisy: Tensor) -> Tensor:
-        """The denoised image `(B, 1, H, W)`, not clamped."""
+        """The denoised image `(B, C, H, W)`, not clamped."""
         return noisy - self.predict_noise(noisy)
 
     def chains(self) -> list[nn.Module]:
@@ -124,15 +133,15 @@ class BFCNN(DnCNN):
     it was not trained on (Mohan, Kadkhodaie, Simoncelli and Fernandez-Granda, ICLR 2020).
 
     Args:
-        depth, num_features: as in the blind DnCNN (paper: 20, 64).
+        depth, num_features, num_channels: as in the blind DnCNN (paper: 20, 64, 1).
         sigma: None; the network is blind.
     """
 
     display_name = "BF-CNN"
     normalisation = BiasFreeBatchNorm
 
-    def __init__(self, depth: int = 20, num_features: int = 64, sigma: float | None = None):
-        super().__init__(depth, num_features, sigma)
+    def __init__(self, depth: int = 20, num_features: int = 64, sigma: float | None = None, num_channels: int = 1):
+        super().__init__(depth, num_features, sigma, num_channels=num_channels)
 
 
 def fold_batch_norm(model: DnCNN) -> DnCNN:
@@ -141,7 +150,8 @@ def fold_batch_norm(model: DnCNN) -> DnCNN:
     A new network in evaluation mode, on the device and in the dtype of `model`. It equals `model` in evaluation mode to
     rounding.
     """
-    folded = DnCNN(model.depth, model.num_features, model.sigma, batch_norm=False).to(next(model.parameters()))
+    folded = DnCNN(model.depth, model.num_features, model.sigma, batch_norm=False, num_channels=model.channels)
+    folded.to(next(model.parameters()))
     folded.name = model.name
     followed = [(conv, norm) for conv, norm in pairwise([*model.layers, None]) if isinstance(conv, nn.Conv2d)]
     with torch.no_grad():
@@ -157,9 +167,9 @@ def fold_batch_norm(model: DnCNN) -> DnCNN:
 
 
 def read_authors_weights(path: str | Path, sigma: float | None) -> DnCNN:
-    """The network in a weights file that the authors released, in evaluation mode. Its depth is that of the file.
+    """The network in a weights file that the authors released, in evaluation mode. Depth and channels are those of the file.
 
-    The files (`model/specifics/sigma=25.mat` of cszn/DnCNN) are MATLAB 7.3, that is HDF5, in MatConvNet's layout. Batch
+    The files (`model/specifics/sigma=25.mat` and `color_sigma=25.mat` of cszn/DnCNN) are MATLAB 7.3, that is HDF5, in MatConvNet's layout. Batch
     normalisation is already merged into the convolutions, which have a bias.
 
     Args:
@@ -175,7 +185,8 @@ def read_authors_weights(path: str | Path, sigma: float | None) -> DnCNN:
         raise FileNotFoundError(f"{path}: no such file; it should hold weights released by the authors of DnCNN")
     try:
         convolutions = read_convolutions(path)
-        model = DnCNN(len(convolutions), len(convolutions[0][1]), sigma, batch_norm=False)
+        first = convolutions[0][0]
+        model = DnCNN(len(convolutions), first.shape[0], sigma, batch_norm=False, num_channels=first.shape[1])
         for target, (weight, bias) in zip(model.convolutions, convolutions, strict=True):
             target.load_state_dict({"weight": weight, "bias": bias})
     except (OSError, KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:

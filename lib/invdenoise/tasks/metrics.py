@@ -38,6 +38,8 @@ PSNR = Metric("psnr", "dB", True, 0.05, 0.2)
 SSIM = Metric("ssim", "", True, 0.001, 0.005, 4)
 # Counts are printed to two or three digits.
 PARAMETERS = Metric("parameters", "parameters", None, 0.005, 0.02, 0)
+# Papers count biases and activations or not, which is less than 1 % of a network of convolutions.
+FLOPS = Metric("flops", "GFLOPs", None, 0.01, 0.05)
 
 SSIM_WINDOW = 11  # pixels: scikit-image cuts its Gaussian of sigma 1.5 at 3.5 standard deviations
 
