@@ -69,6 +69,18 @@ claims:
     place: Abstract
     test: {paired: [[one, gamma]], reads: few, least: 0}
 """
+# Beside the paper: ablations with three seeds, and claims about them. `ablated` makes the curves.
+ABLATIONS = """
+recipes: {plain: {smoke: &short {steps: 40, batch_size: 4, validate_every: 20}, laptop: *short, paper: *short}}
+networks:
+  net:
+    model: dncnn.DnCNN
+    sigma: 25
+    source: {kind: batches.WhiteNoise, set: bsd400}
+    task: awgn.Denoise
+    recipe: plain
+ablations: {of: net, prefix: toy-ablation, seeds: [0, 1, 2], common: {}, changes: {none: {}, wide: {}, deep: {}}}
+"""
 # place, row, dataset, sigma, metric, unit, value, method
 PRINTED = (
     (TABLE, "Alpha [1]", "set12", 15, "psnr", "dB", 30.0, "alpha"),
@@ -165,6 +177,15 @@ def write_curve(file: Path, name: str, psnr: float = 28.0, part: float = 1.0) ->
     file.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows, columns=["step", "patches", "val_psnr"]).to_csv(file, index=False)
     return file
+
+
+def write_seeds(folder: Path, **ends: tuple[float, ...]) -> Path:
+    """Finished curves of the made-up paper's ablations in a results folder: change -> last validation PSNR of seeds 0, 1, ..."""
+    for change, values in ends.items():
+        for seed, psnr in enumerate(values):
+            name = f"toy-ablation-{change}-seed{seed}"
+            write_curve(folder / "runs" / name / "laptop" / "curve.csv", name, psnr)
+    return folder
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import math
 
 import pandas as pd
 import pytest
-from made_up import YAML, rows_of, run, toy, write_few, write_paper, write_rows
+from made_up import ABLATIONS, YAML, rows_of, run, toy, write_curve, write_few, write_paper, write_rows, write_seeds
 
-from invdenoise import paths
-from invdenoise.report.claims import claim_counts, claims_markdown, decide, decide_all, interval
+from invdenoise import papers, paths
+from invdenoise.report.claims import claim_counts, claims_markdown, decide, decide_all, interval, share_interval
 from invdenoise.report.compare import Results
 
 __all__ = ["run", "toy"]
@@ -229,6 +229,165 @@ def test_a_misspelt_condition_or_metric_is_refused(toy, tmp_path):
         decided(tmp_path, replace={BOUND: "reads: few, where: {sgma: [15]}, least: 0"})
     with pytest.raises(ValueError, match="toy/few has no column 'prsn'"):
         decided(tmp_path / "metric", replace={BOUND: "reads: few, metric: prsn, least: 0"})
+
+
+# --- Variants ---
+
+PAIR = "paired: [[one, two]], reads: few, where"
+VARIANTS = {
+    "limit: 4}]": "limit: 4}, {methods: one, sets: set12, conditions: {sigma: [15]}, variant: mean, limit: 4}]",
+    PAIR: 'paired: ["one@mean", one], reads: few, where',
+}
+
+
+def test_two_variants_of_one_method_are_a_pair(toy, tmp_path):
+    folder = write_few(tmp_path / "scores")  # one at sigma 15: 31, 33, 31, 27
+    rows = rows_of("one", 15, [31.5, 33.5, 31.5, 27.5], variant="mean", num_parameters=250)
+    write_rows(rows, folder, "one-15.mean", "toy/few")
+    found = decided(tmp_path, "better", folder, replace=VARIANTS)
+    assert (found.verdict, found.estimate, found.n) == ("holds", pytest.approx(0.5), 4)
+    assert found.tested == "psnr, one@mean − one, sigma 15: mean at least 0 dB"
+    assert found.trained == "laptop budget: one"
+    # With `variant`, a name without @ takes the rows of that variant; "one@" takes those without one.
+    other = {**VARIANTS, PAIR: 'paired: [one, "one@"], variant: mean, reads: few, where'}
+    assert decided(tmp_path / "other", "better", folder, replace=other).estimate == pytest.approx(0.5)
+
+
+def test_a_variant_that_was_not_scored_or_not_declared_is_named(toy, tmp_path):
+    assert decided(tmp_path, replace=VARIANTS).found == "not run: no scores of one@mean"
+    wrong = {**VARIANTS, PAIR: 'paired: ["one@meen", one], reads: few, where'}
+    with pytest.raises(ValueError, match="no variant in the runs of few is called 'meen'; did you mean 'mean'"):
+        decided(tmp_path / "wrong", replace=wrong)
+
+
+# --- Shares ---
+
+
+@pytest.mark.parametrize(
+    ("bounds", "verdict", "words"),
+    [
+        ("least: 0.3", "holds", "at least 30 %"),  # the lower end is 0.3006
+        ("least: 0.5", "undecided", "at least 50 %"),
+        ("least: 0.96", "does not hold", "at least 96 %"),  # the upper end is 0.9544
+        ("least: 0.25, most: 0.96", "holds", "between 25 and 96 %"),
+    ],
+)
+def test_a_share_of_pictures_is_decided_by_its_interval(toy, tmp_path, bounds, verdict, words):
+    folder = write_few(tmp_path / "scores", {15: (0.1, -9.0, 0.2, 0.3)})
+    found = decided(tmp_path, "better", folder, {BOUND: f"reads: few, where: {{sigma: [15]}}, share: true, {bounds}"})
+    # Three of four. Wilson with z = 1.959964: centre (0.75 + 0.480182) / 1.960365, half width 0.326931.
+    assert (found.verdict, found.estimate, found.n) == (verdict, 0.75, 4)
+    assert (found.lower, found.upper) == (pytest.approx(0.300642, abs=1e-6), pytest.approx(0.954413, abs=1e-6))
+    assert found.interval == "95 % Wilson interval of the share of pictures"
+    assert found.found == "75.0 % (30.1 to 95.4 %; 4 pictures)"
+    assert found.tested == f"psnr, one − two, sigma 15: share of pictures above 0 {words}"
+    (cell,) = found.cells
+    assert cell.words(found.unit, found.digits) == "one − two, Set12, sigma 15, 75.0 % (30.1 to 95.4 %)"
+
+
+def test_a_tie_is_no_gain_and_a_picture_counts_with_its_mean(toy, tmp_path):
+    replace = {BOUND: "reads: few, share: true, least: 0.5"}
+    # Means over both levels: 0, 1.5, 1, 1.5 (see above): the first one is a tie.
+    assert decided(tmp_path, replace=replace).estimate == 0.75
+    every = {"reads: few, least: 0, every: true": "reads: few, share: true, least: 0.2, every: true"}
+    found = decided(tmp_path / "every", "every", replace=every)
+    assert [cell.estimate for cell in found.cells] == [1.0, 0.5]
+    assert found.found.startswith(
+        "holds in 1, undecided in 1 (Set12, sigma 25: 50.0) of 2 cells; share 75.0 % (30.1 to"
+    )
+    assert found.tested == "psnr, one − two: share in every cell at least 20 %"
+
+
+def test_the_share_agrees_with_wilson():
+    # Ends for 0 and 10 of 10 are exact: 0, and 1 - z**2 / (10 + z**2) = 0.722467 from the other side.
+    assert share_interval([1.0] * 10) == (1.0, pytest.approx(0.722467, abs=1e-6), 1.0)
+    assert share_interval([-1.0] * 10) == (0.0, 0.0, pytest.approx(1 - 0.722467, abs=1e-6))
+    assert share_interval([1.0])[1] == pytest.approx(1 / (1 + 1.959964**2), abs=1e-6)
+
+
+# --- Curves of ablations ---
+
+
+@pytest.fixture
+def ablated(tmp_path, monkeypatch):
+    """A function that decides a claim on ablations of the made-up paper; `ends` are PSNR of seeds 0, 1, ..."""
+    monkeypatch.setattr(paths, "RELEASED", tmp_path / "released")
+
+    def decider(test="paired: [wide, none], least: 0", curve=None, **ends):
+        number = len(list(tmp_path.iterdir()))
+        claim = f"claims:\n  curves: {{says: Wider is better., place: Section 4, test: {{reads: ablations, {test}}}}}\n"
+        yaml = YAML.replace("\nscores:\n", ABLATIONS + "scores:\n").replace("claims:\n", claim)
+        paper = write_paper(tmp_path / f"ablated-{number}", yaml)["toy"]
+        monkeypatch.setattr(papers, "papers", lambda: {"toy": paper})
+        folder = write_seeds(tmp_path / f"curves-{number}", **ends)
+        if curve is not None:
+            curve(folder)
+        return decide(paper, "curves", Results(folder, {"toy": paper}))
+
+    return decider
+
+
+def test_a_claim_on_ablations_is_decided_over_seeds(ablated):
+    found = ablated(none=(30.0, 31.0, 29.0), wide=(31.0, 33.0, 32.0))
+    # Differences 1, 2, 3: mean 2, standard deviation 1, t quantile 4.302653 at two degrees of freedom.
+    half = 4.302653 / math.sqrt(3)
+    assert (found.verdict, found.estimate, found.n, found.over) == ("undecided", pytest.approx(2), 3, "seed")
+    assert (found.lower, found.upper) == (pytest.approx(2 - half, abs=1e-6), pytest.approx(2 + half, abs=1e-6))
+    assert found.interval == "95 % t interval of the mean over seeds"
+    assert found.found == "+2.000 dB (−0.484 to +4.484; 3 seeds)"
+    assert found.tested == "validation psnr, wide − none: mean at least 0 dB"
+    assert found.trained == "laptop budget: wide (160 patches), none (160 patches)"  # 40 steps of 4 patches
+    assert [cell.words("dB", 1) for cell in found.cells] == ["wide − none, +2.0 dB (−0.5 to +4.5)"]
+    assert ablated(none=(30.0, 31.0), wide=(31.0, 32.0)).verdict == "holds"  # two equal differences
+
+
+def test_each_pair_of_ablations_is_a_cell(ablated):
+    test = "paired: [[wide, none], [deep, none]], least: 0, every: true"
+    found = ablated(test, none=(30.0, 31.0, 29.0), wide=(31.0, 32.0, 30.0), deep=(29.0, 30.0, 28.0))
+    assert found.found == (
+        "holds in 1, does not hold in 1 (deep − none: −1.000) of 2 cells; mean +0.000 dB (+0.000 to +0.000; 3 seeds)"
+    )
+    share = ablated("paired: [wide, none], share: true, least: 0.2", none=(30.0, 31.0), wide=(31.0, 32.0))
+    assert share.found == "100.0 % (34.2 to 100.0 %; 2 seeds)"  # lower end 1 / (1 + z**2 / 2)
+    assert share.tested == "validation psnr, wide − none: share of seeds above 0 at least 20 %"
+
+
+def test_seeds_count_that_are_finished_for_every_method(ablated):
+    found = ablated(none=(30.0, 31.0, 29.0), wide=(31.0, 33.0))
+    assert (found.n, found.estimate) == (2, pytest.approx(1.5))
+    few = ablated(none=(30.0, 31.0, 29.0), wide=(31.0,))
+    assert few.found == "not run: fewer than 2 finished seeds of wide; train them with make ablations"
+
+    def without_seed_0(folder):
+        (folder / "runs" / "toy-ablation-wide-seed0" / "laptop" / "curve.csv").unlink()
+
+    few = ablated(none=(30.0, 31.0), wide=(30.0, 31.0, 32.0), curve=without_seed_0)
+    assert few.found == "not run: fewer than 2 seeds are finished for every method; train them with make ablations"
+
+
+def test_a_curve_that_was_not_trained_to_its_end_does_not_count(ablated):
+    def half_way(folder):
+        for seed in (0, 1):
+            name = f"toy-ablation-wide-seed{seed}"
+            write_curve(folder / "runs" / name / "laptop" / "curve.csv", name, part=0.5)
+
+    found = ablated(none=(30.0, 31.0), curve=half_way)
+    assert found.found == "not run: fewer than 2 finished seeds of wide; train them with make ablations"
+    assert math.isnan(found.estimate) and found.budgets is None
+
+
+def test_a_change_or_metric_that_no_ablation_has_is_refused(ablated):
+    with pytest.raises(
+        ValueError, match="toy, claim 'curves': no change of the ablations is called 'wied'; did you mean"
+    ):
+        ablated("paired: [wied, none], least: 0")
+    with pytest.raises(ValueError, match="no metric in the curves of the ablations is called 'ssim'; known: 'psnr'"):
+        ablated("paired: [wide, none], metric: ssim, least: 0")
+
+
+def test_a_curve_that_is_not_finite_decides_nothing(ablated):
+    found = ablated(none=(30.0, 31.0), wide=(math.nan, 32.0))
+    assert found.found == "not run: psnr of wide or none is not finite for every seed"
 
 
 # --- All of them ---

@@ -147,14 +147,21 @@ def test_ablations_count_once_they_are_finished(tmp_path):
 
 
 def test_own_ablations_are_shown_once_there_are_all_of_them(tmp_path, released):
-    *names, last = papers.ablations()
+    *names, last = papers.papers()["linn"].ablations
     own = {name: write_curve(tmp_path / "runs" / name / "laptop" / "curve.csv", name) for name in names}
     shown = plan.ablation_curves(tmp_path)
     assert shown == {name: released / "ablations" / f"{name}.csv" for name in ("ablation-none", "ablation-adam")}
     own[last] = write_curve(tmp_path / "runs" / last / "laptop" / "curve.csv", last)
     assert plan.ablation_curves(tmp_path) == own
-    assert list(plan.ablation_curves(tmp_path)) == list(papers.ablations())
+    assert list(plan.ablation_curves(tmp_path)) == list(papers.papers()["linn"].ablations)
     assert plan.ablation_curves(released) == shown  # asked for by name
+
+
+def test_ablations_of_one_paper_do_not_wait_for_those_of_another(tmp_path, released):
+    name, *_ = papers.papers()["invdn"].ablations
+    own = write_curve(tmp_path / "runs" / name / "laptop" / "curve.csv", name)
+    shown = plan.ablation_curves(tmp_path)
+    assert shown[name] == own and shown["ablation-none"] == released / "ablations" / "ablation-none.csv"
 
 
 def test_some_of_the_ablations_are_shown_where_none_were_released(tmp_path, monkeypatch):

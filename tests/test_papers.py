@@ -170,6 +170,35 @@ def test_ablations_change_what_they_say_and_nothing_else(read):
     assert read(remove=["ablations"])["made"].ablations == {}
 
 
+def test_ablations_are_trained_once_per_seed(read):
+    made = read({"ablations > seeds": [0, 4]})["made"]
+    assert list(made.ablations)[:3] == ["ablation-none-seed0", "ablation-none-seed4", "ablation-adam-seed0"]
+    assert len(made.ablations) == 6
+    assert [entry.recipe("laptop").seed for entry in made.ablations.values()] == [0, 4] * 3
+    assert made.ablations["ablation-deep-seed4"].options == {"depth": 9}
+    assert made.declared.ablations.runs("adam") == {0: "ablation-adam-seed0", 4: "ablation-adam-seed4"}
+    assert read()["made"].declared.ablations.runs("adam") == {None: "ablation-adam"}
+
+
+def test_options_of_network_common_and_change_are_merged(read):
+    change = {
+        "networks > first-s25 > options": {"depth": 7, "num_features": 8},
+        "ablations > common > options": {"depth": 5, "num_channels": 3},
+    }
+    found = read(change)["made"].ablations
+    assert found["ablation-adam"].options == {"depth": 5, "num_features": 8, "num_channels": 3}
+    assert found["ablation-deep"].options == {"depth": 9, "num_features": 8, "num_channels": 3}
+
+
+def test_one_pair_may_stand_as_a_flat_list(read):
+    test = read({"claims > better > test > paired": ["first@x", "bm3d"]})["made"].claims["better"].test
+    assert test.paired == (("first@x", "bm3d"),) and test.methods == ("first@x", "bm3d")
+    assert [test.rows_of(name) for name in ("first@x", "bm3d", "bm3d@")] == [("first", "x"), ("bm3d", ""), ("bm3d", "")]
+    both = read({"claims > better > test > paired": [["a", "b"], ["c", "b"]]})["made"].claims["better"].test
+    assert both.paired == (("a", "b"), ("c", "b")) and both.methods == ("a", "b", "c")
+    assert both.model_copy(update={"variant": "y"}).rows_of("a") == ("a", "y")
+
+
 def test_an_ablation_may_count_in_epochs_only_with_its_own_steps_gone(read):
     change = {"ablations > changes > adam": {"epochs": 2, "sampling": "grid"}}
     refuses(read, "ablations.changes.adam: give either steps or epochs", change)
@@ -238,7 +267,33 @@ MISTAKES = {
                   "claims.better.test: give least, most, or both: without a bound nothing is decided"),
     "two tests": ({"claims > better > test > ratio": ["a", "b"]}, "claims.better.test: give either paired or ratio"),
     "one of a pair": ({"claims > better > test > paired": [["a"]]}, "claims.better.test.paired item 1: missing item 2"),
-    "no pair": ({"claims > better > test > paired": ["a", "b"]}, "claims.better.test.paired: item 1 is 'a'; expected a list"),
+    "three of a pair": ({"claims > better > test > paired": ["a", "b", "c"]},
+                        "claims.better.test.paired: item 1 is ('a', 'b', 'c'); expected 2 or fewer items"),
+    "no pairs": ({"claims > better > test > paired": 3}, "claims.better.test: paired is 3; expected a list"),
+    "half a list of pairs": ({"claims > better > test > paired": ["a", ["b", "c"]]}, "claims.better.test.paired: item 1 is 'a'; expected a list"),
+    "one name": ({"claims > better > test > paired": "a"}, "claims.better.test.paired item 1: missing item 2"),
+    "itself": ({"claims > better > test > paired": ["a@x", "a@x"]},
+               "claims.better.test: 'a@x' is paired with itself; name two methods, or two variants as method@variant"),
+    "itself again": ({"claims > better > test > paired": ["a", "a@"]},
+                     "claims.better.test: 'a' is paired with itself; name two methods, or two variants as method@variant"),
+    "share of a quotient": ({"claims > better > test": {"ratio": ["a", "b"], "reads": "table", "share": True, "least": 0.5}},
+                            "claims.better.test: share counts differences; give paired instead of ratio"),
+    "share in per cent": ({"claims > better > test": {"paired": ["a", "b"], "reads": "table", "share": True, "least": 50}},
+                          "claims.better.test: a bound of the share is 50; expected 0 to 1"),
+    "conditions of curves": ({"claims > better > test": {"paired": ["a", "b"], "reads": "ablations", "where": {"sigma": [25]}, "least": 0}},
+                             "claims.better.test: where does not go with reads: ablations, whose curves have one value a seed; remove it"),
+    "variant of curves": ({"claims > better > test": {"paired": ["a", "b@x"], "reads": "ablations", "least": 0}},
+                          "claims.better.test: 'b@x' names a variant, and ablations have none; remove what follows @"),
+    "curves without seeds": ({"claims > better > test": {"paired": ["a", "b"], "reads": "ablations", "least": 0}},
+                             "claims.better.test.reads: a claim on ablations needs two seeds or more; list them in ablations.seeds"),
+    "score called ablations": ({"scores > ablations": MADE_UP["scores"]["table"]},
+                               "scores.ablations: claims read curves by this name; choose another name"),
+    "seed twice": ({"ablations > seeds": [0, 1, 0]}, "ablations: seeds are 0, 1, 0; list each seed once"),
+    "seed of its own": ({"ablations > seeds": [0, 1], "ablations > changes > adam > seed": 3},
+                        "ablations: adam has a seed of its own beside seeds; remove one of the two"),
+    "wrong seed": ({"ablations > seeds": [0, 1.5]}, "ablations.seeds: item 2 is 1.5; expected a whole number"),
+    "negative seed": ({"ablations > seeds": [-1]}, "ablations.seeds: item 1 is -1; expected 0 or more"),
+    "no list of seeds": ({"ablations > seeds": 3}, "ablations: seeds is 3; expected a list"),
     "no contender": ({"bench > 0 > contenders": []}, "bench item 1: contenders is []; expected 1 or more items"),
     "empty contender": ({"bench > 0 > contenders > 0": {"label": "A"}},
                         "bench item 1.contenders item 1: contender 'A' has neither model nor method; give one"),

@@ -23,6 +23,7 @@ from invdenoise import paths
 BUDGETS = ("smoke", "laptop", "paper")
 RELEASED = "released"  # not a budget of training: the weights that come with the repository
 FILE = "paper.yaml"
+ABLATIONS = "ablations"  # as what a claim reads: curves of the paper's ablations instead of a score
 
 Positive = Annotated[float, Field(gt=0, lt=math.inf)]
 NotNegative = Annotated[float, Field(ge=0, lt=math.inf)]
@@ -211,12 +212,35 @@ class Network:
 
 
 class Ablations(Declared):
-    """Short trainings of one network that differ in one setting each: `<prefix>-<change>`, budget laptop only."""
+    """Short trainings of one network that differ in one setting each: `<prefix>-<change>`, budget laptop only.
+
+    Attributes:
+        of: the network.
+        prefix: of the names.
+        seeds: each change is trained once per seed, as `<prefix>-<change>-seed<seed>`; empty trains it once, without a suffix.
+        common: settings of the recipe, for all changes.
+        changes: name -> settings of the recipe. `options` of the network are merged: the network's, the common ones, then the change's.
+    """
 
     of: str
     prefix: str = "ablation"
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Listed] = ()
     common: dict[str, Any]
     changes: dict[str, dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _one_source_of_seeds(self):
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds are {', '.join(map(str, self.seeds))}; list each seed once")
+        own = [name for name, settings in {"common": self.common, **self.changes}.items() if "seed" in settings]
+        if self.seeds and own:
+            raise ValueError(f"{own[0]} has a seed of its own beside seeds; remove one of the two")
+        return self
+
+    def runs(self, change: str) -> dict[int | None, str]:
+        """Names of a change's trainings by seed; the only seed is None where `seeds` is empty."""
+        name = f"{self.prefix}-{change}"
+        return {seed: f"{name}-seed{seed}" for seed in self.seeds} or {None: name}
 
 
 class Authors(Declared):
@@ -364,6 +388,7 @@ class Place(Declared):
         reads: scores that ours are taken from.
         across: condition that makes the columns.
         by: condition or "dataset" that makes a table of its own for each value.
+        where: condition or "dataset" -> values: only our results at these belong to a printed number; all when missing.
         variant: of our results; the one that is judged.
         conventions: other variants that differ in how the number is measured.
         rows: printed method -> ours; or the name of another place that has the same rows.
@@ -376,6 +401,7 @@ class Place(Declared):
     reads: Several
     across: str = "sigma"
     by: str | None = None
+    where: dict[str, list[Any]] = {}
     variant: str = ""
     conventions: Conventions | None = None
     rows: dict[str, Row] | str
@@ -389,26 +415,37 @@ class Place(Declared):
         return self
 
 
+def _as_pairs(value: Any) -> Any:
+    """A flat list of names is one pair."""
+    found = _as_tuple(value)
+    flat = isinstance(found, tuple) and found and all(isinstance(item, str) for item in found)
+    return (found,) if flat else found
+
+
 class Test(Declared):
-    """How a claim is decided, from a difference `first - second` over pictures, or from a quotient.
+    """How a claim is decided: from differences `first - second` over pictures or seeds, or from a quotient.
 
     Attributes:
-        paired: pairs of our methods, without noise level; the claim is about the mean of their differences.
-        ratio: two methods: a quotient of `metric`, known exactly.
-        reads: score.
+        paired: pairs of our methods, without noise level; the claim is about the mean of their differences. "method@variant" takes
+            the method's rows of that variant. One pair may stand as a flat list.
+        ratio: two methods, named likewise: a quotient of `metric`, known exactly.
+        reads: score. "ablations" reads the training curves of the paper's ablations: methods are changes, and each seed has one
+            value, the last validation.
         metric: of the score.
         where: condition or "dataset" -> values that count; all when missing.
-        variant: of the rows.
-        least, most: bounds of the difference. The claim holds when the whole interval lies within, and does not when it lies outside.
+        variant: of the rows of methods that name none.
+        share: the statistic is the share of pictures whose difference is above 0, instead of the mean difference.
+        least, most: bounds of the statistic. The claim holds when the whole interval lies within, and does not when it lies outside.
         every: the claim is about each pair under each condition, not about the mean.
     """
 
-    paired: Annotated[tuple[tuple[str, str], ...], Listed] = ()
+    paired: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_as_pairs)] = ()
     ratio: Annotated[tuple[str, str] | None, Listed] = None
     reads: str
     metric: str = "psnr"
     where: dict[str, list[Any]] = {}
     variant: str = ""
+    share: bool = False
     least: float | None = None
     most: float | None = None
     every: bool = False
@@ -417,9 +454,37 @@ class Test(Declared):
     def _can_decide(self):
         if bool(self.paired) == (self.ratio is not None):
             raise ValueError("give either paired or ratio")
-        if self.least is None and self.most is None:
+        bounds = [bound for bound in (self.least, self.most) if bound is not None]
+        if not bounds:
             raise ValueError("give least, most, or both: without a bound nothing is decided")
+        if self.share and self.ratio is not None:
+            raise ValueError("share counts differences; give paired instead of ratio")
+        if self.share and (bad := [bound for bound in bounds if not 0 <= bound <= 1]):
+            raise ValueError(f"a bound of the share is {bad[0]:g}; expected 0 to 1")
+        if same := [first for first, second in self.paired if self.rows_of(first) == self.rows_of(second)]:
+            raise ValueError(f"{same[0]!r} is paired with itself; name two methods, or two variants as method@variant")
+        if self.reads == ABLATIONS:
+            self._can_read_curves()
         return self
+
+    def _can_read_curves(self) -> None:
+        for key in ("ratio", "where", "variant"):
+            if getattr(self, key):
+                raise ValueError(
+                    f"{key} does not go with reads: {ABLATIONS}, whose curves have one value a seed; remove it"
+                )
+        if named := [name for name in self.methods if "@" in name]:
+            raise ValueError(f"{named[0]!r} names a variant, and {ABLATIONS} have none; remove what follows @")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Every method as it is declared, once."""
+        return tuple(dict.fromkeys(name for pair in (*self.paired, *filter(None, [self.ratio])) for name in pair))
+
+    def rows_of(self, name: str) -> tuple[str, str]:
+        """Method and variant of a declared "method" or "method@variant"."""
+        method, at, variant = name.partition("@")
+        return method, variant if at else self.variant
 
 
 class Claim(Declared):
@@ -491,6 +556,9 @@ class Bench(Declared):
             raise ValueError(
                 "training memory varies one option of the model, such as {num_pairs: [4, 8]}; others vary none"
             )
+        names = [one.label if self.vary else f"{one.label}, {one.setting}" for one in self.contenders]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{self.measure} has two contenders {twice[0]!r}; give each a label of its own")
         return self
 
 
@@ -547,15 +615,19 @@ class Paper:
         for change, overrides in declared.changes.items():
             where = f"{place}: ablations.changes.{change}"
             settings = {**base.recipe("laptop").model_dump(exclude_unset=True), **declared.common, **overrides}
-            options = {**base.options, **settings.pop("options", {})}
-            recipe = checked(Recipe, settings, where)
-            name = f"{declared.prefix}-{change}"
-            found[name] = Network(name, self.name, entry.model_copy(update={"options": options}), {"laptop": recipe})
+            settings.pop("options", None)
+            options = {**base.options, **declared.common.get("options", {}), **overrides.get("options", {})}
+            changed = entry.model_copy(update={"options": options})
+            for seed, name in declared.runs(change).items():
+                recipe = checked(Recipe, settings if seed is None else {**settings, "seed": seed}, where)
+                found[name] = Network(name, self.name, changed, {"laptop": recipe})
         return found
 
     def _check_references(self, place: str) -> None:
         """Names of one section that stand in another section of the same file."""
         trained = {**self.networks, **self.authors}
+        if ABLATIONS in self.scores:
+            raise ValueError(f"{place}: scores.{ABLATIONS}: claims read curves by this name; choose another name")
         for name, network in self.networks.items():
             for recipe in network.recipes.values():
                 if recipe.start is not None:
@@ -647,7 +719,14 @@ def _check_shared(paper: Paper, known: dict[str, Paper], methods: dict[str, str]
     place = f"{paper.name}/{FILE}"
     reads = [(f"figures.{name}.reads", score) for name, entry in paper.figures.items() for score in entry.reads]
     reads += [(f"compare.{name}.reads", score) for name, entry in paper.compare.items() for score in entry.reads]
-    reads += [(f"claims.{name}.test.reads", entry.test.reads) for name, entry in paper.claims.items()]
+    for name, entry in paper.claims.items():
+        where = f"claims.{name}.test.reads"
+        if entry.test.reads != ABLATIONS:
+            reads.append((where, entry.test.reads))
+        elif paper.declared.ablations is None or len(paper.declared.ablations.seeds) < 2:
+            raise ValueError(
+                f"{place}: {where}: a claim on {ABLATIONS} needs two seeds or more; list them in ablations.seeds"
+            )
     for where, score in reads:
         other, _, own = paper.score_name(score).partition("/")
         _known(other, known, f"{place}: {where}", "paper")
