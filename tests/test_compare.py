@@ -16,11 +16,12 @@ from made_up import (
     run,
     toy,
     write_paper,
+    write_published,
     write_rows,
     write_run,
 )
 
-from invdenoise import papers
+from invdenoise import papers, paths
 from invdenoise.report import compare as module
 from invdenoise.report.claims import check_claim
 from invdenoise.report.compare import (
@@ -37,6 +38,9 @@ from invdenoise.report.compare import (
     parts_of,
     read_results,
 )
+from invdenoise.report.published import published_value
+from invdenoise.tasks.base import columns_of
+from invdenoise.tasks.generate import Noise
 
 __all__ = ["run", "toy"]
 
@@ -46,7 +50,7 @@ def number(
 ) -> dict:
     """The one row of a comparison."""
     here = table[(table["method"] == method) & (table["metric"] == metric)]
-    here = here if metric == "parameters" else here[here["sigma"] == sigma]
+    here = here if metric in module.COUNTS else here[here["sigma"] == sigma]
     (found,) = (here if family is None else here[here["family"] == family]).to_dict("records")
     return found
 
@@ -142,6 +146,18 @@ def test_a_printed_set_that_nobody_has_is_not_available(toy, run, tmp_path):
     assert set(unrun["verdict"]) == {"not run"}
 
 
+def test_a_printed_set_to_fetch_by_hand_is_not_available_until_it_is_there(toy, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("INVDENOISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DATA_MIRROR", raising=False)
+    printed = ((ELSEWHERE, "Alpha", "sidd-validation", 15, "psnr", "dB", 39.0, "alpha"),)
+    monkeypatch.setattr(paths, "PUBLISHED", write_published(tmp_path / "by-hand", printed))
+    assert compare(toy, ELSEWHERE, run)["verdict"].tolist() == ["data not available"]
+    folder = tmp_path / "cache" / "sidd-validation"
+    folder.mkdir(parents=True)
+    (folder / "ValidationGtBlocksSrgb.mat").touch()
+    assert compare(toy, ELSEWHERE, run)["verdict"].tolist() == ["not run"]
+
+
 def test_sizes_and_other_metrics_have_their_own_tolerances(toy, tmp_path):
     small = rows_of("alpha-s25", 25, 10.0, num_parameters=996, budget="smoke", dataset="embedded")
     beta = rows_of("beta", 25, 29.0, ssim=0.904)
@@ -150,6 +166,25 @@ def test_sizes_and_other_metrics_have_their_own_tolerances(toy, tmp_path):
     assert (size["ours"], size["difference"], size["verdict"]) == (996, -4, "reproduced")
     assert (ssim["ours"], ssim["verdict"]) == (pytest.approx(0.904), "exceeded")
     assert table[table["metric"] == "flops"]["verdict"].tolist() == ["not run"]  # no score has it
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"), [(7.06, "reproduced"), (6.94, "reproduced"), (7.3, "close"), (6, "not reproduced")]
+)
+def test_the_cost_of_a_network_is_counted(ours, verdict, toy, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "gigaflops", lambda method: ours if method == "beta" else None)
+    table = compare(toy, TABLE, run)
+    found = number(table, "beta", metric="flops")
+    assert (found["ours"], found["verdict"], found["our_method"]) == (ours, verdict, "beta")
+    assert found["difference"] == pytest.approx(ours - 7)
+    assert set(parts_of(table)["sizes"]["metric"]) == {"parameters", "flops"}
+
+
+def test_the_cost_of_invdn_is_what_the_paper_prints():
+    assert module.gigaflops("invdn") == pytest.approx(
+        published_value("invdn", "Table 2", "invdn", metric="flops"), rel=0.01
+    )
+    assert module.gigaflops("bm3d") is None and module.gigaflops("ffdnet-authors-colour") is None
 
 
 def test_two_results_for_one_number_are_refused(toy, tmp_path):
@@ -195,6 +230,74 @@ def test_what_papers_declare_to_compare_and_to_claim_is_scored():
             check_place(paper, place, papers.papers())
         for claim in paper.claims:
             check_claim(paper, claim, papers.papers())
+
+
+def test_only_results_at_the_conditions_of_a_place_belong_to_its_numbers(toy, tmp_path, monkeypatch):
+    """Without `where` the size may come from any level; with it, from level 15 only. Numbers at 25 have nothing beside them."""
+    both = [rows_of("beta", sigma, psnr, budget="none") for sigma, psnr in ((15, 31.0), (25, 29.0))]
+    sized = [
+        rows_of("alpha-s25", 25, 28.0, num_parameters=1),
+        rows_of("alpha-s15", 15, 30.0, num_parameters=1000),
+    ]
+    before = only(tmp_path, toy, *sized, *both)
+    assert number(before, "alpha", metric="parameters")["ours"] == 1
+    monkeypatch.setitem(toy.declared.compare, TABLE, toy.compare[TABLE].model_copy(update={"where": {"sigma": [15]}}))
+    table = only(tmp_path, toy, *sized, *both)
+    assert number(table, "alpha", metric="parameters")["ours"] == 1000
+    assert number(table, "beta", 15)["verdict"] == "reproduced" and number(table, "beta", 25)["verdict"] == "not run"
+    other = toy.compare[TABLE].model_copy(update={"where": {"dataset": ["bsd68"]}})
+    monkeypatch.setitem(toy.declared.compare, TABLE, other)
+    assert set(only(tmp_path, toy, *sized, *both)["verdict"]) == {"not run"}
+
+
+def test_a_place_is_not_restricted_by_what_its_scores_do_not_have(toy, run, monkeypatch):
+    wrong = toy.compare[TABLE].model_copy(update={"where": {"sgma": [15]}})
+    monkeypatch.setitem(toy.declared.compare, TABLE, wrong)
+    message = "toy, Table 1: no condition of plain to restrict it by is called 'sgma'; did you mean 'sigma'"
+    with pytest.raises(ValueError, match=message):
+        compare(toy, TABLE, run)
+
+
+def test_two_conditions_of_one_number_are_told_apart_by_where(tmp_path, monkeypatch):
+    """Noise is generated at four strengths of the disturbance; the paper prints one number."""
+    yaml = """
+title: Generated
+short: Generated
+order: 1
+cite: Nobody
+scores:
+  noise: {task: generate.Noise, runs: [{methods: alpha, sets: set12, conditions: {epsilon: [0.1, 0.2]}}]}
+compare:
+  Table 5: {metric: akld, reads: noise, across: dataset, rows: {alpha: {label: Alpha, ours: {alpha: ""}}}}
+"""
+    printed = [("Table 5", "Alpha", "set12", "", "akld", "", 0.06, "alpha")]
+    monkeypatch.setattr(paths, "PUBLISHED", write_published(tmp_path / "published", printed, "gen"))
+    task = Noise()
+    usual = {
+        "method": "alpha",
+        "variant": "",
+        "requested": "set12",
+        "dataset": "set12",
+        "task": "generate.Noise",
+        "budget": "paper",
+    }
+    rows = [
+        usual | {"image": f"{index:02d}", "epsilon": epsilon, "akld": akld, "seed": 0, "seconds": 1.0, "megapixels": 1.0}
+        for epsilon, akld in ((0.1, 0.06), (0.2, 0.5))
+        for index in range(NUM_PICTURES)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=columns_of(task))
+    write_rows(table, tmp_path / "results", "alpha", "gen/noise")
+    paper = write_paper(tmp_path / "all", yaml, "gen")["gen"]
+    results = Results(tmp_path / "results", {"gen": paper})
+    with pytest.raises(
+        ValueError, match="two results of alpha on set12, at different conditions; choose one by .*where"
+    ):
+        compare(paper, "Table 5", results)
+    chosen = yaml.replace("metric: akld,", "metric: akld, where: {epsilon: [0.1]},")
+    paper = write_paper(tmp_path / "one", chosen, "gen")["gen"]
+    (line,) = compare(paper, "Table 5", Results(tmp_path / "results", {"gen": paper})).to_dict("records")
+    assert line["ours"] == pytest.approx(0.06) and line["num_images"] == NUM_PICTURES
 
 
 # --- Conventions, and numbers that exceed the print ---

@@ -45,7 +45,13 @@ BY_NAME = {"kernels.routing": {"models"}, "methods": {"kernels", "models"}, "tas
 BESIDE = {"kernels.build": ("*.cpp", "*.h"), "report.page": ("*.j2",)}
 
 INSIDE = "inside the library"  # of a set that is not fetched
-LOADERS = ("fetch", "load_noisy", "load_pairs", "load_pictures")  # functions whose first argument is a dataset
+LOADERS = (
+    "fetch",
+    "load_noisy",
+    "load_pairs",
+    "load_pictures",
+    "load_real_pairs",
+)  # functions whose first argument is a dataset
 EXECUTION_TAGS = ("parameters", "raises-exception", "skip-execution")  # the tags that change how a notebook runs
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from invdenoise import facts, methods, papers, paths
-from invdenoise.data.fetch import dataset_ids
+from invdenoise.data import benchmarks
+from invdenoise.data.fetch import DataUnavailable, dataset_ids
 from invdenoise.data.pictures import num_pictures
 from invdenoise.models import classical
 from invdenoise.papers import BUDGETS, RELEASED, Paper, Runs
@@ -226,7 +227,8 @@ class _Facts:
         parameters = notebook.parameters | drawing.parameters
         networks = [part for name in drawing.weights for part in methods.parts_of(name)]
         reached = self.library.reached([*notebook.imports, *self.models_of(networks)])
-        named = {value for value in parameters.values() if isinstance(value, str) and value in dataset_ids()}
+        values = [one for value in parameters.values() for one in (value if isinstance(value, list) else [value])]
+        named = {value for value in values if isinstance(value, str) and value in dataset_ids()}
         sets = {(name, 0, None) for name in named | notebook.loads}
         sets |= {(name, 0, file) for name, file in self.library.loads(reached)}
         return [
@@ -345,7 +347,7 @@ def make_plan(budget: str, paper: str = ALL) -> Plan:
     missing: dict[str, str] = {}
     jobs = {job.name: job for entry in chosen for job in _jobs(entry, budget, trainings, missing)}
     drawings = {drawing.name: drawing for entry in chosen for drawing in _drawings(entry, budget, jobs)}
-    left_out = tuple(f"{method}: {reason}" for method, reason in missing.items())
+    left_out = tuple(missing.values())
     return Plan(budget, tuple(entry.name for entry in chosen), results, trainings, jobs, drawings, left_out)
 
 
@@ -364,15 +366,29 @@ def _trainings(chosen: list[Paper], budget: str) -> tuple[str, ...]:
 
 
 def _jobs(paper: Paper, budget: str, trainings: tuple[str, ...], missing: dict[str, str]) -> Iterator[Job]:
+    """The jobs that can be done. Each method or set that is left out gets a line in `missing`, by its name."""
     for name, score in paper.scores.items():
         for runs in score.smoke if budget == "smoke" else score.runs:
             _check(paper, name, score.task, runs)
             for method in runs.methods:
                 if reason := methods.why_not(method, trainings):
-                    missing[method] = reason
+                    missing[method] = f"{method}: {reason}"
                     continue
                 for dataset in runs.sets:
+                    if reason := _not_at_hand(dataset):
+                        missing[dataset] = reason
+                        continue
                     yield from _parts(paper, name, score.task, runs, method, dataset, budget, trainings)
+
+
+def _not_at_hand(dataset: str) -> str:
+    """How to get a set that must be fetched by hand and is not there, or an empty string. No pictures stand in for it."""
+    if benchmarks.is_by_hand(dataset):
+        try:
+            benchmarks.folder_of(dataset)
+        except DataUnavailable as error:
+            return str(error)
+    return ""
 
 
 def _check(paper: Paper, score: str, task: str, runs: Runs) -> None:
@@ -452,12 +468,16 @@ def finished_ablations(folder: Path) -> dict[str, Path]:
 
 
 def ablation_curves(folder: Path) -> dict[str, Path]:
-    """The ablations to show for a results folder: its own once all are finished, else the released ones.
+    """The ablations to show for a results folder. For each paper: its own once all are finished, else the released ones.
 
-    Where none were released, its own as far as they are finished. Files by the ablation's name.
+    Where none of a paper's were released, its own as far as they are finished. Files by the ablation's name.
     """
-    own = finished_ablations(folder)
-    return own if len(own) == len(papers.ablations()) else finished_ablations(paths.RELEASED) or own
+    own, released = finished_ablations(folder), finished_ablations(paths.RELEASED)
+    found: dict[str, Path] = {}
+    for paper in papers.papers().values():
+        mine, theirs = ({name: files[name] for name in paper.ablations if name in files} for files in (own, released))
+        found |= mine if len(mine) == len(paper.ablations) else theirs or mine
+    return found
 
 
 def bench_file(folder: Path) -> Path | None:

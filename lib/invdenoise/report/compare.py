@@ -11,13 +11,14 @@ from typing import Any
 import pandas as pd
 
 from invdenoise import papers
-from invdenoise.data.fetch import describe
+from invdenoise.data import benchmarks
+from invdenoise.data.fetch import DataUnavailable, describe
 from invdenoise.data.pictures import num_pictures
 from invdenoise.papers import BUDGETS, Paper, Place, Row, resolve
 from invdenoise.report.published import Verdict, has_smaller_budget, load_published, verdict
 from invdenoise.report.tables import family, in_cell, is_own, markdown_table, set_label
-from invdenoise.tasks.base import read_scores, summarise
-from invdenoise.tasks.metrics import PARAMETERS, Metric
+from invdenoise.tasks.base import gigaflops, read_scores, summarise
+from invdenoise.tasks.metrics import FLOPS, PARAMETERS, Metric
 
 COMPARED = (
     "paper", "place", "method", "label", "row", "column", "dataset", "sigma", "metric", "unit", "published", "ours", "difference",
@@ -27,6 +28,7 @@ COMPARED = (
 SAME_NUMBER = ("paper", "method", "dataset", "sigma", "metric", "published")
 GROUPS = ("dataset", "sigma", "metric")  # what may make the columns of a table, or a table of its own
 UNEXPLAINED = "unexplained"
+COUNTS = (PARAMETERS.name, FLOPS.name)  # of a network, whatever it was trained on
 IN_COLUMNS = {PARAMETERS.name: "num_parameters"}  # printed metric -> column of score files, where the names differ
 
 
@@ -64,10 +66,10 @@ class Results:
         return [name for score in paper.scores if self.rows(name := paper.score_name(score)) is not None]
 
     def metrics(self, score: str) -> dict[str, Metric]:
-        """Metrics of a score's task by name, and the number of parameters."""
+        """Metrics of a score's task by name, and the counts of a network."""
         paper, _, own = score.partition("/")
         task = resolve(self.papers[paper].scores[own].task, "tasks")
-        return {metric.name: metric for metric in (*task.metrics, *task.set_metrics, PARAMETERS)}
+        return {metric.name: metric for metric in (*task.metrics, *task.set_metrics, PARAMETERS, FLOPS)}
 
     @property
     def is_empty(self) -> bool:
@@ -114,7 +116,8 @@ def check_name(name: str, known: Iterable[str], where: str, what: str) -> None:
 
 
 def check_place(paper: Paper, place: str, known: Mapping[str, Paper]) -> None:
-    """ValueError where a place of `compare` names a method or variant that none of its scores declares: it could never have a result."""
+    """ValueError where a place of `compare` names a method or variant that none of its scores declares, or a condition that one of them
+    does not have: it could never have a result."""
     declared, where = paper.compare[place], f"{paper.name}, {place}"
     found = [scored_methods(paper.score_name(score), known) for score in declared.reads]
     methods, variants = ([name for part in parts for name in part] for parts in zip(*found, strict=True))
@@ -125,6 +128,11 @@ def check_place(paper: Paper, place: str, known: Mapping[str, Paper]) -> None:
     others = declared.conventions.others if declared.conventions else {}
     for variant in (declared.variant, *others):
         check_name(variant, variants, where, f"variant {of} is called")
+    for score in declared.reads:
+        owner, _, own = paper.score_name(score).partition("/")
+        keys = ("dataset", *resolve(known[owner].scores[own].task, "tasks").keys)
+        for key in declared.where:
+            check_name(key, keys, where, f"condition of {score} to restrict it by is called")
 
 
 # --- A place
@@ -134,13 +142,13 @@ def compare(paper: Paper, place: str, results: Results | Path) -> pd.DataFrame:
     """Each printed number of a place beside ours, with the columns `COMPARED`, in the order of the print.
 
     A result belongs to a number when it is of one of the row's `ours` ("<ours>-s<sigma>", or else "<ours>"), of the place's scores and
-    variant, of the set that the print names, and at its noise level. A number has a row for each of `ours` with a result. A number
-    without result has one row, in which `ours` is NaN and `family` and `our_method` are empty.
+    variant, at the conditions of its `where`, of the set that the print names, and at its noise level. A number has a row for each of
+    `ours` with a result. A number without result has one row, in which `ours` is NaN and `family` and `our_method` are empty.
 
     Results of the place's other `conventions` have rows of their own, whose `convention` is not empty. Their verdict is what it would be.
 
     Pictures that stand in, and printed sets that nobody can have, come to "data not available". A mean over fewer pictures than the
-    set has comes to "not run". Both may have `ours`, and have no `difference`. Numbers of parameters depend on no set.
+    set has comes to "not run". Both may have `ours`, and have no `difference`. Numbers of parameters and of operations depend on no set.
 
     Args:
         paper: as declared.
@@ -149,7 +157,7 @@ def compare(paper: Paper, place: str, results: Results | Path) -> pd.DataFrame:
 
     Raises:
         ValueError: the paper prints nothing at the place, or has no such method there; a method or variant that no score of the place
-            declares; or two results belong to one number.
+            declares; a condition in `where` that a score does not have; or two results belong to one number.
     """
     results, declared, rows = as_results(results), paper.compare[place], paper.rows(place)
     check_place(paper, place, {**results.papers, paper.name: paper})
@@ -164,9 +172,9 @@ def compare(paper: Paper, place: str, results: Results | Path) -> pd.DataFrame:
         )
     scores = [paper.score_name(score) for score in declared.reads]
     metrics = {name: metric for score in reversed(scores) for name, metric in results.metrics(score).items()}
-    found = _Means(results, scores, declared.variant)
+    found = _Means(results, scores, declared.variant, declared.where)
     conventions = declared.conventions.others if declared.conventions else {}
-    elsewhere = {words: _Means(results, scores, variant) for variant, words in conventions.items()}
+    elsewhere = {words: _Means(results, scores, variant, declared.where) for variant, words in conventions.items()}
     lines = []
     for number in here.to_dict("records"):
         row, metric = rows.get(number["method"]), metrics.get(number["metric"])
@@ -175,7 +183,7 @@ def compare(paper: Paper, place: str, results: Results | Path) -> pd.DataFrame:
             lines.append(line)
             continue
         lines += list(_beside(line, row.ours, metric, found)) or [line]
-        if metric.name != PARAMETERS.name:
+        if metric.name not in COUNTS:
             for words, means in elsewhere.items():
                 with_convention = (found | {"convention": words} for found in _beside(line, row.ours, metric, means))
                 lines += [one for one in with_convention if one["our_method"]]
@@ -183,19 +191,29 @@ def compare(paper: Paper, place: str, results: Results | Path) -> pd.DataFrame:
 
 
 class _Means:
-    """Means of a place's scores, looked up by method, set and noise level."""
+    """Means of a place's scores at the conditions `where`, looked up by method, set and noise level."""
 
-    def __init__(self, results: Results, scores: Iterable[str], variant: str):
+    def __init__(self, results: Results, scores: Iterable[str], variant: str, where: Mapping[str, list[Any]]):
         self.by_key: dict[tuple, dict[str, Any]] = {}
         self.by_method: dict[str, dict[str, Any]] = {}
         for score in scores:
             means = results.means(score)
-            for mean in [] if means is None else means[means["variant"] == variant].to_dict("records"):
+            if means is None:
+                continue
+            means = means[means["variant"] == variant]
+            for condition, values in where.items():
+                means = means[means["requested" if condition == "dataset" else condition].isin(values)]
+            for mean in means.to_dict("records"):
                 key = (mean["method"], mean["requested"], _level(mean.get("sigma")))
                 if key in self.by_key:
+                    other, here = self.by_key[key]["dataset"], mean["dataset"]
+                    which = f"{key[0]} on {key[1]}{'' if key[2] is None else f' at sigma {key[2]:g}'}"
+                    if other != here:
+                        raise ValueError(
+                            f"two results of {which}, on {other} and on {here}; keep the score file of one"
+                        )
                     raise ValueError(
-                        f"two results of {key[0]} on {key[1]}{'' if key[2] is None else f' at sigma {key[2]:g}'}, on "
-                        f"{self.by_key[key]['dataset']} and on {mean['dataset']}; keep the score file of one"
+                        f"two results of {which}, at different conditions; choose one by the place's `where`"
                     )
                 self.by_key[key] = mean
                 self.by_method.setdefault(mean["method"], mean)
@@ -228,9 +246,11 @@ def _beside(line: dict[str, Any], ours: Mapping[str, str], metric: Metric, found
     column = IN_COLUMNS.get(metric.name, metric.name)
     elsewhere = []
     for name, note in ours.items():
-        if metric.name == PARAMETERS.name:
+        if metric.name in COUNTS:
             mean = found.any_of(name)
             available = complete = True
+            if mean and metric.name == FLOPS.name:
+                mean = mean | {column: gigaflops(mean["method"])}
         elif mean := found.find(name, line["dataset"], _level(line["sigma"])):
             available = mean["dataset"] == line["dataset"]
             complete = available and mean["num_images"] >= num_pictures(line["dataset"])
@@ -252,11 +272,13 @@ def _beside(line: dict[str, Any], ours: Mapping[str, str], metric: Metric, found
 
 
 def _can_be_had(dataset: str) -> bool:
-    """Whether a printed set is one of `data/sources.yaml`; so is what names no set."""
+    """Whether a printed set is one of `data/sources.yaml`, and at hand if it is fetched by hand; what names no set counts as one."""
     try:
-        return not dataset or describe(dataset) is not None
-    except ValueError:
+        if dataset and benchmarks.is_by_hand(describe(dataset).id):
+            benchmarks.folder_of(dataset)
+    except (ValueError, DataUnavailable):
         return False
+    return True
 
 
 # --- Conventions, and numbers that exceed the print
@@ -369,9 +391,9 @@ def parts_of(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Rows of `all_numbers` by what of ours stands beside the print.
 
     "ours": networks trained here; "authors": weights that others trained; "classical": methods that learn nothing; "sizes": numbers of
-    parameters, which no training changes; "alone": numbers that have nothing of ours beside them. One number may be in several parts.
+    parameters and operations, which no training changes; "alone": numbers that have nothing of ours beside them. One number may be in several parts.
     """
-    which, tried, size = _which(numbers), numbers["family"] != "", numbers["metric"] == PARAMETERS.name
+    which, tried, size = _which(numbers), numbers["family"] != "", numbers["metric"].isin(COUNTS)
     own, others = numbers["budget"].isin(BUDGETS), numbers["budget"] == "authors"
     return {
         "ours": numbers[tried & ~size & own],
