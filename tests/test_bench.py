@@ -285,6 +285,40 @@ def test_a_method_that_is_no_network_runs_as_it_is(monkeypatch, pictures):
     assert (found["subject"], found["setting"], found["ratio"]) == ("Wavelets", "as it is", 3.0)
 
 
+def test_a_colour_batch_is_measured_in_colour(monkeypatch):
+    """Also by methods that are not networks, and by networks whose loss knows no noise level."""
+    seen, real, loss = [], classical.BayesShrink.denoise, toy.Smooth.training_loss
+
+    def denoise(self, noisy, sigma=None):
+        seen.append(tuple(noisy.shape))
+        return real(self, noisy, sigma)
+
+    monkeypatch.setattr(classical.BayesShrink, "denoise", denoise)
+    other = {"label": "Wavelets, colour", "method": "wavelet-bayes", "setting": "as it is"}
+    colour = small("Ours", options={"channels": 3})
+    found = bench.inference(declared("inference", colour, other, batch=[1, 3, 12, 20]))
+    assert [row["subject"] for row in found] == ["Ours", "Wavelets, colour"]
+    assert seen == [(1, 3, 16, 16), *[(1, 3, 12, 20)] * 3]
+
+    def training_loss(self, clean, noisy):
+        assert clean.shape == noisy.shape == (2, 3, 8, 8)
+        return loss(self, clean, noisy)
+
+    monkeypatch.setattr(toy.Smooth, "training_loss", training_loss)
+    (row,) = bench.training_step(declared("training step", colour, batch=[2, 3, 8, 8]))
+    assert row["value"] > 0
+
+
+def test_contenders_that_cannot_be_told_apart_are_refused():
+    with pytest.raises(ValueError, match="training step has two contenders 'A, eager'; give each a label of its own"):
+        declared("training step", small("A", setting="eager"), small("B"), small("A", setting="eager"))
+    assert declared("training step", small("A", setting="eager"), small("A"))
+    with pytest.raises(
+        ValueError, match="training memory has two contenders 'A'"
+    ):  # whose rows do not name the setting
+        declared("training memory", small("A", setting="eager"), small("A"), vary={"num_features": [1, 2]})
+
+
 def test_memory_is_told_for_each_value_of_the_option(monkeypatch):
     def peak(contender, options, batch, sigma):
         assert (batch, sigma) == ([2, 1, 8, 8], 25)
@@ -303,7 +337,9 @@ def test_memory_is_told_for_each_value_of_the_option(monkeypatch):
         *(("ordinary", f"num_pairs = {pairs}", pairs / 4) for pairs in (4, 8, 16)),
         *(("constant", f"num_pairs = {pairs}", 1.0) for pairs in (4, 8, 16)),
     ]
-    assert {found["reference"] for found in rows} == {"num_pairs = 4"} and {found["unit"] for found in rows} == {"MiB"}
+    assert {found["reference"] for found in rows} == {"num_pairs = 4"} and {found["unit"] for found in rows} == {
+        bench.BEYOND
+    }
     assert [(found["target"], found["met"]) for found in rows if "target" in found] == [("below 1.1", True)]
     assert "target" in rows[-1]  # of the largest value
 
@@ -321,6 +357,20 @@ def test_memory_of_a_step_grows_with_the_pairs_unless_they_are_recomputed(monkey
 
     assert growth(constant=False) > 1.7  # 1.93 where it was measured: all but the pictures doubles
     assert growth(constant=True) < 1.15
+
+
+@pytest.mark.slow
+def test_memory_of_weights_and_gradients_is_left_out(monkeypatch):
+    """InvDN's gradients grow with its blocks, and would hide that the activations do not."""
+    monkeypatch.setenv("PYTHONPATH", str(paths.ROOT / "lib"))
+
+    def growth(constant: bool) -> float:
+        contender = Contender(label="", model="invdn.InvDN", options={"constant_memory": constant})
+        few, many = (bench._peak_memory(contender, {"num_blocks": blocks}, [2, 3, 64, 64], 25) for blocks in (2, 6))
+        return many / few
+
+    assert growth(constant=False) > 2
+    assert growth(constant=True) < 1.2
 
 
 def test_memory_that_cannot_be_measured_says_why(monkeypatch):

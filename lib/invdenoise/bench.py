@@ -7,6 +7,7 @@ median of each round's ratio is what is reported.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import re
@@ -35,6 +36,8 @@ from invdenoise.provenance import commit
 from invdenoise.tasks.metrics import psnr
 
 COLUMNS = ("quantity", "subject", "setting", "value", "unit", "reference", "ratio", "target", "met")
+SMALLEST = 8  # pixels a side of the image whose training step takes weights and gradients, but hardly any activations
+BEYOND = "MiB beyond weights and gradients"
 ONE_STEP = "--one-step"  # of the command line: measure the memory of one training step
 
 
@@ -59,17 +62,23 @@ def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
 
 def training_step(bench: Bench) -> list[dict]:
     """Time of a training step of each contender on one batch."""
-    torch.manual_seed(0)
-    clean = torch.rand(*bench.batch)
-    batch = {"clean": clean, "noisy": clean + 0.1 * torch.randn_like(clean), "sigma": torch.tensor(float(bench.sigma))}
     names, contenders = {}, {}
     for contender in bench.contenders:
-        setting, step = _step(fresh(contender), batch, contender.setting == "fastest")
+        network = fresh(contender)
+        setting, step = _step(network, batch_for(network, bench.batch, bench.sigma), contender.setting == "fastest")
         name = f"{contender.label}, {setting}"
         names[name], contenders[name] = contender, step
     return _rows(
-        bench, "training step", names, take_turns(contenders, bench.rounds), len(clean), "patches/s", inverse=True
+        bench, "training step", names, take_turns(contenders, bench.rounds), bench.batch[0], "patches/s", inverse=True
     )
+
+
+def batch_for(network: DenoisingNetwork, shape: list[int], sigma: float) -> dict[str, torch.Tensor]:
+    """What a network's training loss takes: clean, noisy and, if it asks for it, the noise level in grey levels."""
+    torch.manual_seed(0)
+    clean = torch.rand(*shape)
+    batch = {"clean": clean, "noisy": clean + 0.1 * torch.randn_like(clean), "sigma": torch.tensor(float(sigma))}
+    return {key: batch[key] for key in batch if key in inspect.signature(network.training_loss).parameters}
 
 
 def _step(network: DenoisingNetwork, batch: dict[str, torch.Tensor], fast: bool) -> tuple[str, Callable[[], None]]:
@@ -108,7 +117,7 @@ def inference(bench: Bench) -> list[dict]:
     ]
     names, contenders, changes = {}, {}, {}
     for contender in bench.contenders:
-        method = _ready(contender)
+        method = _ready(contender, clean[0].shape[1])
         if method is None:
             continue
         name = f"{contender.label}, {setting_of(method, contender)}"
@@ -130,14 +139,18 @@ def inference(bench: Bench) -> list[dict]:
 
 
 def training_memory(bench: Bench) -> list[dict]:
-    """Peak memory of a training step against the values of an option."""
+    """Peak memory of a training step beyond weights and gradients, against the values of an option.
+
+    That is the peak of a step on the batch minus the peak of a step on one image of `SMALLEST` pixels a side. The claim of constant
+    memory is about activations; weights and gradients grow with the depth in any case.
+    """
     ((option, values),) = bench.vary.items()
     rows = []
     for contender in bench.contenders:
         peaks = {value: _peak_memory(contender, {option: value}, bench.batch, bench.sigma) for value in values}
         smallest = f"{option} = {values[0]}"
         for value, peak in peaks.items():
-            row = _row("training memory", f"{option} = {value}", contender.label, peak, "MiB")
+            row = _row("training memory", f"{option} = {value}", contender.label, peak, BEYOND)
             rows.append(row | {"reference": smallest, "ratio": peak / peaks[values[0]]})
         rows[-1] |= _target(contender, rows[-1]["ratio"])
     return rows
@@ -152,14 +165,14 @@ def fresh(contender: Contender, **options: Any) -> DenoisingNetwork:
     return randomise_last_kernels(papers.build(contender.model, **{**contender.options, **options})).eval()
 
 
-def _ready(contender: Contender) -> Any:
+def _ready(contender: Contender, channels: int = 1) -> Any:
     """The method of a contender: with released weights where they are there (time does not depend on them), else fresh."""
     if contender.method is None:
         return fresh(contender)
     try:
         if contender.setting == "as it is":
             method = load_denoiser(contender.method)
-            method.denoise(torch.rand(1, 1, 16, 16), 25.0)
+            method.denoise(torch.rand(1, channels, 16, 16), 25.0)
             return method
         method = load_denoiser(contender.method)  # a network comes with its kernel, and each setting attaches its own
         return kernels.detach(method) if isinstance(method, torch.nn.Module) else method
@@ -211,7 +224,7 @@ def _target(contender: Contender, measured: float) -> dict[str, Any]:
 
 
 def _peak_memory(contender: Contender, options: dict[str, Any], batch: list[int], sigma: float | None) -> float:
-    """MiB that one training step adds at its peak, measured in a process of its own."""
+    """See `training_memory`; in MiB, measured in a process of its own."""
     what = {"model": contender.model, "options": {**contender.options, **options}, "batch": batch, "sigma": sigma}
     command = [sys.executable, "-m", "invdenoise.bench", ONE_STEP, json.dumps(what)]
     # Small thresholds give freed memory back to the system at once, so that the peak is that of live memory.
@@ -224,17 +237,20 @@ def _peak_memory(contender: Contender, options: dict[str, Any], batch: list[int]
 
 def _one_step(what: dict[str, Any]) -> None:
     network = fresh(Contender(label="", model=what["model"], options=what["options"])).train()
-    clean = torch.rand(*what["batch"])
-    batch = {"clean": clean, "noisy": clean + 0.1, "sigma": torch.tensor(float(what["sigma"]))}
+    smallest = [1, what["batch"][1], SMALLEST, SMALLEST]
+    batches = [batch_for(network, shape, what["sigma"]) for shape in (what["batch"], smallest)]
 
-    def step():
+    def added(batch: dict[str, torch.Tensor]) -> float:
+        """MiB that a step adds at its peak."""
+        Path("/proc/self/clear_refs").write_text("5")  # start the record of the peak anew
+        before = _status("VmRSS")
         network.training_loss(**batch)[0].backward()
+        return (_status("VmHWM") - before) / 1024
 
-    step()  # libraries allocate their own buffers, and gradients come to stay
-    Path("/proc/self/clear_refs").write_text("5")  # start the record of the peak anew
-    before = _status("VmRSS")
-    step()
-    print((_status("VmHWM") - before) / 1024)
+    for batch in batches:  # libraries allocate their own buffers, and gradients come to stay
+        added(batch)
+    whole, least = map(added, batches)
+    print(whole - least)
 
 
 def _status(key: str) -> int:
