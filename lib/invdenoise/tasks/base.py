@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import inspect
 import itertools
 import json
@@ -16,10 +17,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from invdenoise import kernels, methods, paths
+from invdenoise import kernels, methods, papers, paths
 from invdenoise.data.pictures import load_pictures
 from invdenoise.device import hardware
 from invdenoise.files import atomic
+from invdenoise.models.base import count_macs
 from invdenoise.papers import resolve
 from invdenoise.provenance import VERSION, commit, sources_sha256
 from invdenoise.tasks.metrics import Metric
@@ -314,6 +316,19 @@ def _processor(device: torch.device) -> str:
     """The processor or GPU without the number of threads, which PyTorch's part of the row has."""
     words = hardware(device)
     return words.split(", ", 1)[-1] if device.type == "cpu" else words
+
+
+@functools.lru_cache
+def gigaflops(method: str, side: int = 256) -> float | None:
+    """Operations of a network that is trained here, on a picture of `side` pixels a side, in units of 1e9: see `count_macs`.
+
+    None for other methods.
+    """
+    if method not in papers.networks():
+        return None
+    with torch.device("meta"):  # shapes only
+        network = papers.network(method).build()
+    return count_macs(network, (network.channels or 1, side, side)) / 1e9
 
 
 # --- Score files
