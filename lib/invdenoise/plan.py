@@ -270,6 +270,7 @@ class _Facts:
             f"papers {facts.hash_of(declared)}",
             f"printed numbers {_printed_numbers()}",
             f"cards and curves {_cards_and_curves()}",
+            f"ablations {facts.hash_of_files(ablation_curves(self.plan.results).values())}",
             *self.library.facts(self.library.reached(notebook.imports)),
         ]
 
