@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from invdenoise.layers.coupling import AffineCoupling, DenseSubnet, HaarDownsampling, ResidualSubnet, Squeeze
-from invdenoise.layers.invertible import InvertibleSequence
+from invdenoise.layers.invertible import Invertible, InvertibleSequence
 from invdenoise.models.invdn import InvDN, dissimilarity, gradient_distance
 
 SMALL = dict(num_levels=2, num_blocks=2)
@@ -271,6 +271,26 @@ def test_constant_memory_has_the_same_gradients():
         network.training_loss(clean=clean, noisy=clean)[0].backward()
     for ours, theirs in zip(recomputed.parameters(), usual.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["forward", "inverse"])
+def test_going_back_evaluates_each_subnet_once(method):
+    torch.manual_seed(0)
+    layer = AffineCoupling(12, identity_start=False).double()
+    (outputs,) = getattr(layer, method)(torch.randn(2, 12, 4, 4).double())
+    calls = []
+    for name in ("phi2", "phi3", "phi4"):
+        getattr(layer, name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    grads = torch.randn_like(outputs)
+    once = layer.backward_from(method, (outputs.detach(),), (grads,))
+    assert sorted(calls) == ["phi2", "phi3", "phi4"]
+    twice = Invertible.backward_from(layer, method, (outputs.detach(),), (grads,))
+    assert len(calls) == 9
+    for ours, theirs in zip(once[:2], twice[:2], strict=True):
+        torch.testing.assert_close(ours[0], theirs[0])
+    assert set(once[2]) == set(twice[2]) == set(layer.parameters())
+    for parameter, gradient in once[2].items():
+        torch.testing.assert_close(gradient, twice[2][parameter])
 
 
 def test_constant_memory_stores_the_same_whatever_the_depth():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invdenoise.layers.invertible import Invertible
+from invdenoise.layers.invertible import Invertible, gradients
 
 NUM_LOW = 3  # channels of the low-resolution picture: red, green, blue
 
@@ -162,6 +162,48 @@ class AffineCoupling(Invertible):
     def forward_log_det(self, x: Tensor) -> tuple[tuple[Tensor], Tensor]:
         y, log_scale = self._forward(x)
         return y, log_scale.flatten(1).sum(1)
+
+    def backward_from(self, method, outputs, grads):
+        """See `Invertible.backward_from`. Each subnet runs once: the way back evaluates it where the way forth did."""
+        if method == "forward_log_det":
+            return super().backward_from(method, outputs, grads)
+        ((a, b), (grad_a, grad_b)) = _split(outputs[0]), _split(grads[0])
+        if method == "forward":  # from a', b'
+            a, b, grad_a, grad_b, found = self._undo_scaling(a, b, grad_a, grad_b, -1)
+            a, grad_b, own = self._undo_shift(a, b, grad_a, grad_b, -1)
+        else:  # from a, b
+            a, grad_b, own = self._undo_shift(a, b, grad_a, grad_b, 1)
+            a, b, grad_a, grad_b, found = self._undo_scaling(a, b, grad_a, grad_b, 1)
+        return (torch.cat([a, b], 1),), (torch.cat([grad_a, grad_b], 1),), found | own
+
+    def _undo_shift(self, a, b, grad_a, grad_b, sign):
+        """Undo a + phi2(b) (sign -1) or a - phi2(b) (sign 1): the other a, the whole gradient of b, and those of phi2."""
+        with torch.enable_grad():
+            b = b.detach().requires_grad_()
+            shift = self.phi2(b)
+        (more,), found = gradients([shift], [(-sign * grad_a).to(shift.dtype)], [b], self.phi2.parameters())
+        return a + sign * shift.detach(), grad_b + more, found
+
+    def _undo_scaling(self, a, b, grad_a, grad_b, sign):
+        """Undo b * exp(s) + phi4(a) (sign -1) or its inverse (sign 1): a, the other b, their gradients, those of phi3 and phi4."""
+        with torch.enable_grad():
+            a = a.detach().requires_grad_()
+            log_scale, shift = self.log_scale(a), self.phi4(a)
+        s, t = log_scale.detach(), shift.detach()
+        if sign < 0:
+            b = (b - t) * torch.exp(-s)
+            grad_t, grad_b = grad_b, grad_b * torch.exp(s)
+            grad_s = grad_b * b
+        else:
+            grad_s = -grad_b * b
+            grad_b = grad_b * torch.exp(-s)
+            grad_t = -grad_b
+            b = b * torch.exp(s) + t
+        parameters = (*self.phi3.parameters(), *self.phi4.parameters())
+        (more,), found = gradients(
+            [log_scale, shift], [grad_s.to(log_scale.dtype), grad_t.to(shift.dtype)], [a], parameters
+        )
+        return a.detach(), b, grad_a + more, grad_b, found
 
     def log_scale(self, a: Tensor) -> Tensor:
         """s of the updated low-resolution picture; the same in both directions."""
