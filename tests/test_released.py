@@ -30,9 +30,7 @@ AGAIN = 0.001  # dB between a released PSNR and the same one computed here, in f
 RECOMPUTED, SMALL = 5, 0.066  # rows, and megapixels
 
 # Version 0.1.0 noted less about a row. These files are to be measured again; until then their origin is not checked.
-EARLIER, NUM_EARLIER = "0.1.0", 41
-# Its weights before these had a higher validation. They come back with the scores that are measured next.
-WORSE = "winnet-blind"
+EARLIER, NUM_EARLIER = "0.1.0", 4
 
 pytestmark = pytest.mark.skipif(not SCORES.exists(), reason="nothing released yet: make release")
 
@@ -193,8 +191,7 @@ def test_rows_were_measured_by_commits_and_in_one_precision_a_table(history):
 
 
 def test_released_weights_have_their_starts_and_did_not_become_worse(history):
-    faults = list(audit.card_faults())
-    assert len(faults) == 1 and f"{WORSE}.json" in faults[0] and "validation" in faults[0]
+    assert list(audit.card_faults()) == []
 
 
 # --- What rows say
@@ -212,7 +209,8 @@ def test_the_noise_of_a_picture_is_the_same_for_every_method(rows):
 
 def test_psnr_fits_the_one_after_rounding(rows):
     """Rounding to 8 bits adds an error of variance 1/12 grey level, so an altered PSNR does not fit any more."""
-    own = rows[rows["psnr_rounded"].notna()]
+    # Real pictures are left out: a method that changes little keeps whole grey levels, and rounding adds no such error.
+    own = rows[rows["psnr_rounded"].notna() & (rows["task"] != "real.Denoise")]
     predicted = -10 * np.log10(10 ** (-own["psnr"] / 10) + 1 / 12 / 255**2)
     assert told(own[(own["psnr_rounded"] - predicted).abs() > ALONE], "psnr", "psnr_rounded") == {}
     assert len(own) > 5000

@@ -64,7 +64,7 @@ PARTS = {  # of the printed numbers, with what stands beside them
     "ours": "networks trained here",
     "authors": "authors' weights",
     "classical": "classical methods",
-    "sizes": "numbers of parameters",
+    "sizes": "numbers of parameters and operations",
     "alone": "nothing of ours",
 }
 
