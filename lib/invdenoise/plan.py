@@ -468,15 +468,18 @@ def finished_ablations(folder: Path) -> dict[str, Path]:
     return found
 
 
-def ablation_curves(folder: Path) -> dict[str, Path]:
+def ablation_curves(folder: Path, only: str = "") -> dict[str, Path]:
     """The ablations to show for a results folder. For each paper: its own once all are finished, else the released ones.
 
-    Where none of a paper's were released, its own as far as they are finished. Files by the ablation's name.
+    Where none of a paper's were released, its own as far as they are finished. Files by the ablation's name, of all papers or of
+    the one named by `only`.
     """
     own, released = finished_ablations(folder), finished_ablations(paths.RELEASED)
     found: dict[str, Path] = {}
-    for paper in papers.papers().values():
-        mine, theirs = ({name: files[name] for name in paper.ablations if name in files} for files in (own, released))
+    for name, paper in papers.papers().items():
+        if only not in ("", name):
+            continue
+        mine, theirs = ({run: files[run] for run in paper.ablations if run in files} for files in (own, released))
         found |= mine if len(mine) == len(paper.ablations) else theirs or mine
     return found
 
