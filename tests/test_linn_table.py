@@ -162,6 +162,7 @@ def test_ablations_of_one_paper_do_not_wait_for_those_of_another(tmp_path, relea
     own = write_curve(tmp_path / "runs" / name / "laptop" / "curve.csv", name)
     shown = plan.ablation_curves(tmp_path)
     assert shown[name] == own and shown["ablation-none"] == released / "ablations" / "ablation-none.csv"
+    assert plan.ablation_curves(tmp_path, "invdn") == {name: own} and name not in plan.ablation_curves(tmp_path, "linn")
 
 
 def test_some_of_the_ablations_are_shown_where_none_were_released(tmp_path, monkeypatch):
