@@ -165,11 +165,10 @@ class AffineCoupling(Invertible):
 
     def backward_from(self, method, outputs, grads):
         """See `Invertible.backward_from`. Each subnet runs once: the way back evaluates it where the way forth did."""
-        if method == "forward_log_det":
-            return super().backward_from(method, outputs, grads)
         ((a, b), (grad_a, grad_b)) = _split(outputs[0]), _split(grads[0])
-        if method == "forward":  # from a', b'
-            a, b, grad_a, grad_b, found = self._undo_scaling(a, b, grad_a, grad_b, -1)
+        if method != "inverse":  # from a', b'
+            log_det_grad = grads[1] if method == "forward_log_det" else None
+            a, b, grad_a, grad_b, found = self._undo_scaling(a, b, grad_a, grad_b, -1, log_det_grad)
             a, grad_b, own = self._undo_shift(a, b, grad_a, grad_b, -1)
         else:  # from a, b
             a, grad_b, own = self._undo_shift(a, b, grad_a, grad_b, 1)
@@ -184,8 +183,11 @@ class AffineCoupling(Invertible):
         (more,), found = gradients([shift], [(-sign * grad_a).to(shift.dtype)], [b], self.phi2.parameters())
         return a + sign * shift.detach(), grad_b + more, found
 
-    def _undo_scaling(self, a, b, grad_a, grad_b, sign):
-        """Undo b * exp(s) + phi4(a) (sign -1) or its inverse (sign 1): a, the other b, their gradients, those of phi3 and phi4."""
+    def _undo_scaling(self, a, b, grad_a, grad_b, sign, log_det_grad=None):
+        """Undo b * exp(s) + phi4(a) (sign -1) or its inverse (sign 1): a, the other b, their gradients, those of phi3 and phi4.
+
+        The log-determinant is the sum of s, so each s has its gradient too, if there is one.
+        """
         with torch.enable_grad():
             a = a.detach().requires_grad_()
             log_scale, shift = self.log_scale(a), self.phi4(a)
@@ -194,6 +196,8 @@ class AffineCoupling(Invertible):
             b = (b - t) * torch.exp(-s)
             grad_t, grad_b = grad_b, grad_b * torch.exp(s)
             grad_s = grad_b * b
+            if log_det_grad is not None:
+                grad_s = grad_s + log_det_grad[:, None, None, None]
         else:
             grad_s = -grad_b * b
             grad_b = grad_b * torch.exp(-s)
