@@ -244,6 +244,46 @@ def test_augmentation_takes_the_eight_turns_and_flips(channels):
     assert np.array_equal(plain.transpose(1, 2, 0).squeeze(), picture)
 
 
+def test_flips_alone_are_four_and_turn_nothing():
+    (picture,) = arrays(number=1, height=6, width=6)
+    views = [picture[::rows, ::columns] for rows in (1, -1) for columns in (1, -1)]
+    numbers = {np.ascontiguousarray(view).tobytes(): number for number, view in enumerate(views)}
+    source = white([picture], patch_size=6, batch_size=50, augment="flip")
+    found = [numbers[patch.tobytes()] for step in range(8) for patch in levels_of(source.batch(step)["clean"])]
+    counts = [found.count(number) for number in range(4)]
+    assert sum(counts) == 400 and min(counts) > 65 and max(counts) < 135  # 100 expected, standard deviation 9
+
+
+# --- Whole faces
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_central_square_is_reduced_without_aliasing(channels):
+    """A pattern finer than the patch can show becomes its mean, and what lies beside the square does not count."""
+    checks = np.indices((64, 64)).sum(0) % 2 * 200
+    wide, high = np.full((64, 96), 255), np.full((97, 64), 255)
+    wide[:, 16:80], high[16:80] = checks, checks  # the odd row more lies below
+    given = [picture.astype(np.uint8) for picture in (wide, high)]
+    if channels == 3:
+        given = [np.dstack([picture] * 3) for picture in given]
+    source = white(given, patch_size=16, crop="centre", augment=False)
+    assert len(source) == 2  # each picture has one place
+    assert np.abs(levels_of(source.batch(0)["clean"]).astype(int) - 100).max() <= 1
+
+
+def test_a_square_of_the_patch_size_stays_as_it_is():
+    (picture,) = arrays(1, 20, 26)
+    source = white([picture], crop="centre", augment=False, sampling="grid")
+    assert np.array_equal(levels_of(source.batch(0)["clean"])[0, 0], picture[:, 3:23])
+
+
+def test_pictures_held_out_stay_whole():
+    source = white(arrays(3), crop="centre", validation=1)
+    assert [picture.pixels.shape for picture in source.held_out] == [(30, 40)]
+    with pytest.raises(ValueError, match="made: p0 has 30x40 pixels; patches of 31x31 do not fit"):
+        white(crop="centre", patch_size=31)
+
+
 @pytest.mark.parametrize("sampling", ["grid", "random"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_both_pictures_of_a_pair_are_cut_flipped_and_turned_alike(channels, sampling):
@@ -278,6 +318,35 @@ def test_the_last_scenes_are_held_out_and_never_cut():
     assert len(Pairs(pair_set(given, "abcabc"), patch_size=20, batch_size=1).held_out) == 0
     with pytest.raises(ValueError, match="cannot hold out 3 of 3 scenes of made; nothing is left to train on"):
         Pairs(pair_set(given, "abcabc"), validation=3, patch_size=20, batch_size=1)
+
+
+def test_pictures_of_another_set_are_validated_on():
+    options = dict(set="embedded-colour-train", sigma=25, patch_size=24, batch_size=3)
+    plain = WhiteNoise.load(**options)
+    source = WhiteNoise.load(**options, validation_set="embedded-colour", validation=2)
+    other = load_pictures("embedded-colour")
+    assert [picture.name for picture in source.held_out] == [picture.name for picture in other.pictures[:2]]
+    assert (
+        source.held_out.name == "validation"
+        and source.held_out.sha256 == load_pictures("embedded-colour", limit=2).sha256
+    )
+    assert len(source) == len(plain) and same(source.batch(4), plain.batch(4))  # all of the set is trained on
+    assert (source.name, source.sha256) == (plain.name, plain.sha256)
+    assert len(WhiteNoise.load(**options, validation_set="embedded-colour").held_out) == 0
+    for given, message in (
+        (
+            {"validation_set": "embedded-colour", "validation": 9},
+            "validation is 9, and embedded-colour gives 5 pictures",
+        ),
+        (
+            {"validation_set": "embedded", "validation": 2},
+            "embedded-colour-train and embedded: .* is colour and .* is gray",
+        ),
+        ({"validation_set": "embedded-colour-train", "validation": 2}, "which is trained on; leave it out"),
+        ({"validation_set": "embedded-pairs", "validation": 2}, "embedded-pairs holds pairs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            WhiteNoise.load(**options, **given)
 
 
 # --- Loading
@@ -349,7 +418,10 @@ def test_a_set_of_the_other_kind_is_refused():
         ({"sigma": [1, 2, 3]}, r"sigma is \[1, 2, 3\]; expected one level, or the lowest and the highest"),
         ({"levels": "patches"}, "levels is 'patches'; expected 'batch' or 'patch'"),
         ({"sampling": "all"}, "sampling is 'all'; expected 'grid' or 'random'"),
+        ({"augment": "turn"}, "augment is 'turn'; expected True or False or 'flip'"),
+        ({"crop": "center"}, "crop is 'center'; expected 'random' or 'centre'"),
         ({"patch_size": 0}, "patch_size is 0; expected 1 or more"),
+        ({"patch_size": 0, "crop": "centre"}, "patch_size is 0; expected 1 or more"),
         ({"batch_size": 0}, "batch_size is 0; expected 1 or more"),
         ({"validation": -1}, "cannot hold out -1 pictures"),
     ],

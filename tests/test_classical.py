@@ -118,6 +118,18 @@ def test_colour_is_better_than_channel_by_channel(name, gain, colour):
     assert psnr(clean, method.denoise(noisy, SIGMA)) > psnr(clean, by_channel(method, noisy)) + gain
 
 
+@pytest.mark.parametrize("name", ["wavelet-bayes", "wavelet-visu"])
+def test_wavelets_denoise_colour_channel_by_channel(name, colour):
+    method, (_, noisy) = classical.load(name), colour
+    assert torch.equal(method.denoise(noisy, SIGMA), by_channel(method, noisy))
+
+
+def test_gain_of_wavelets_in_colour(colour):
+    """Over five pictures 4.7 to 7.9 dB; 7.2 dB on this one."""
+    clean, noisy = colour
+    assert psnr(clean, classical.load("wavelet-bayes").denoise(noisy, SIGMA)) > psnr(clean, noisy) + 6.5
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1, 40), (8, 8)])
 def test_any_size_in_colour(method, shape, capfd):
     noisy = awgn(torch.full((2, 3, *shape), 0.5), SIGMA, noise_generator(0, "flat", str(shape), SIGMA))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from invdenoise.layers.coupling import AffineCoupling
-from invdenoise.layers.flow import ActNorm, InvertibleConv1x1, SigmoidCoupling
+from invdenoise.layers.coupling import AffineCoupling, HaarDownsampling, Squeeze
+from invdenoise.layers.flow import ActNorm, InvertibleConv1x1, SigmoidCoupling, haar_rotation
 from invdenoise.layers.invertible import InvertibleSequence
 from invdenoise.models.base import count_macs
 from invdenoise.models.fdn import FDN
@@ -82,6 +82,22 @@ def test_convolution_starts_as_a_rotation_and_mixes_each_pixel_alike():
     assert not torch.allclose(layer.matrix, InvertibleConv1x1(12).matrix)
     x = torch.randn(1, 12, 3, 5)
     torch.testing.assert_close(layer(x)[0], torch.einsum("ij,bjhw->bihw", layer.matrix, x))
+
+
+def test_the_haar_start_is_the_transform_of_the_squeezed_pixels():
+    x = torch.rand(1, 3, 8, 12)
+    (squeezed,) = Squeeze()(x)
+    (y,) = InvertibleConv1x1(12, haar_rotation(12))(squeezed)
+    torch.testing.assert_close(y, 2 * HaarDownsampling()(x)[0])  # ours is scaled to keep the range
+    torch.testing.assert_close(haar_rotation(48) @ haar_rotation(48).T, torch.eye(48))
+
+
+def test_a_fresh_network_that_starts_from_haar_drops_the_finest_diagonal_detail():
+    network = FDN(num_blocks=1, num_steps=2, start="haar")
+    x = torch.rand(1, 3, 8, 8)
+    (bands,) = HaarDownsampling()(x)
+    bands[:, 9:] = 0
+    torch.testing.assert_close(network(x), HaarDownsampling().inverse(bands)[0])
 
 
 def test_convolution_stays_in_float32_under_autocast():
@@ -271,6 +287,7 @@ def test_samples_are_of_the_temperature_and_of_the_seed():
     ("options", "message"),
     [
         ({"mask": "first"}, "mask is 'first'; expected one of last, spread"),
+        ({"start": "zero"}, "start is 'zero'; expected one of random, haar"),
         ({"scale": "exp"}, "scale is 'exp'; expected one of bounded, sigmoid"),
         ({"num_steps": 0}, "num_steps is 0; expected 1 or more"),
         ({"clean_share": 1.0}, "clean_share is 1.0; expected between 0 and 1"),

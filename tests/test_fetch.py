@@ -71,7 +71,7 @@ def test_public_addresses_are_percent_encoded_and_skip_converted_files(monkeypat
         described = fetch.describe(dataset)
         return fetch._places(next(file for file in fetch.registered_files(described) if file.file == name), described)
 
-    (address,) = places("fdn_birds", "fdn_birds/train/ABBOTTS_BOOBY_1.jpg")
+    (address,) = places("fdn-birds-train", "fdn_birds/train/ABBOTTS_BOOBY_1.jpg")
     assert address.endswith("/valid/ABBOTTS%20BOOBY/1.jpg")
     (address,) = places("weights", "weights/dncnn/sigma=25.mat")
     assert address.endswith("/model/specifics/sigma%3D25.mat")
@@ -113,6 +113,14 @@ def test_unknown_dataset_names_the_nearest(use):
             "scenes lists 1 twice",
         ),
         ({"holds": "pairs", "pairs": {"noisy": "_n"}}, ".*missing 1 .* argument: 'clean'"),
+        ({"holds": "noisy", "members": "a.jpg"}, "`members` and `by_hand` are for sets whose `holds` is clean"),
+        ({"members": "{9..1}.jpg"}, r"members is '\{9\.\.1\}\.jpg'; expected the lower number first"),
+        ({"members": "{1..2}/{3..4}.jpg"}, "members is .* expected a name with one range of numbers"),
+        (
+            {"by_hand": {"folder": "f", "layout": "coco", "num_pictures": 1}},
+            "layout is 'coco'; expected one of celeba, cub200, flowers102, rice",
+        ),
+        ({"by_hand": {"folder": "f", "layout": "rice", "num_pictures": 0}}, "num_pictures is 0; expected 1 or more"),
         ({"licence": "free"}, ".*unexpected keyword argument 'licence'"),
     ],
 )
@@ -120,6 +128,27 @@ def test_an_entry_that_is_wrong_names_the_file_the_dataset_and_the_field(tiny, c
     tiny.write_sources(tiny=change)
     with pytest.raises(ValueError, match=rf"sources\.yaml, dataset tiny: {message}"):
         fetch.dataset_ids()
+
+
+def test_one_range_of_numbers_names_many_members():
+    assert fetch.member_names("a/{08..11}.jpg") == ["a/08.jpg", "a/09.jpg", "a/10.jpg", "a/11.jpg"]
+    assert fetch.member_names("{9..10}") == ["9", "10"] and fetch.member_names("one.jpg") == ["one.jpg"]
+    for name, first, last in (("train", 1, 9000), ("validation", 9001, 9500), ("test", 9501, 10_000)):
+        members = fetch.member_names(fetch.describe(f"celeba-half-{name}").members)
+        assert members == [f"{number:06d}.jpg" for number in range(first, last + 1)]
+
+
+def test_training_and_test_sets_of_one_folder_share_no_file_and_are_split_by_number():
+    for name in ("fdn-faces", "fdn-flowers", "fdn-birds", "fdn-aerial", "rice1-half", "rice2-half"):
+        train, test = (fetch.describe(f"{name}-{role}") for role in ("train", "test"))
+        assert (train.role, test.role, train.channels, test.channels) == ("train", "test", 3, 3)
+        files = [[file.file for file in fetch.registered_files(part)] for part in (train, test)]
+        assert not set(files[0]) & set(files[1])
+        if name.startswith("rice"):
+            numbers = [[int(re.search(r"(\d+)\.png$", file)[1]) for file in part] for part in files]
+            assert (
+                sum(numbers, []) == sorted(sum(numbers, [])) and len(files[1]) == (len(files[0]) + len(files[1])) // 6
+            )
 
 
 # --- Where files come from

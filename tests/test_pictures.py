@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import socket
 import struct
 import warnings
+import zipfile
 import zlib
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +22,7 @@ from tiny import HTML, tiny_datasets
 
 from invdenoise import paths
 from invdenoise.data import fetch, pictures
-from invdenoise.data.fetch import DataUnavailable
+from invdenoise.data.fetch import CorruptFile, DataUnavailable
 
 
 @pytest.fixture
@@ -110,11 +112,14 @@ def test_num_pictures_of_the_registered_and_embedded_sets():
         "rni15": 15,
         "weights": 0,
         "cifar10_subset": 0,
+        "celeba-half-train": 9000,
+        "celeba-half-validation": 500,
+        "celeba-half-test": 500,
     }
     assert {name: pictures.num_pictures(name) for name in expected} == expected
     for name in fetch.dataset_ids():
         described = fetch.describe(name)
-        if described.holds in ("clean", "noisy"):
+        if described.holds in ("clean", "noisy") and not described.members and not described.by_hand:
             assert pictures.num_pictures(name) == described.num_files, name
     assert pictures.num_pictures("embedded") == 6 == len(pictures.embedded("test"))
     assert pictures.num_pictures("embedded-pairs") == len(pictures.load_pairs("embedded-pairs"))
@@ -220,6 +225,88 @@ def test_pictures_whose_names_repeat_are_told_apart(tmp_path, monkeypatch):
     assert [picture.name for picture in pictures.load_pictures("repeated", limit=1)] == ["x-a"]
     with pytest.raises(ValueError, match="same: two pictures are named c; rename one in the registry"):
         pictures.load_pictures("same")
+
+
+def fill_archive(folder: Path, *names: str, kind: str = "jpeg") -> list[str]:
+    """A zip file in the mirror with a colour picture for each name, whose grey level is ten times its place."""
+    path = folder / "mirror" / "set" / "all.zip"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for place, name in enumerate(names):
+            content = io.BytesIO()
+            Image.fromarray(np.full((8, 9, 3), 10 * place, np.uint8)).save(content, kind)
+            archive.writestr(name, content.getvalue())
+    return ["set/all.zip"]
+
+
+def test_pictures_are_read_out_of_an_archive(tmp_path, monkeypatch):
+    archive = fill_archive(tmp_path, *(f"in/{number:02d}.jpg" for number in range(12)), "in/notes.txt")
+    register(tmp_path, monkeypatch, first={"list": archive, "members": "in/{00..08}.jpg"},
+             last={"list": archive, "members": "in/{09..11}.jpg"}, gray={"list": archive, "members": "in/03.jpg", "channels": 1})  # fmt: skip
+    assert [pictures.num_pictures(name) for name in ("first", "last", "gray")] == [9, 3, 1]
+    assert not (tmp_path / "cache").exists()  # they are counted without the archive
+    last = pictures.load_pictures("last")
+    assert [(one.name, one.pixels.shape, one.pixels[0, 0].tolist()) for one in last] == [
+        (f"{number:02d}", (8, 9, 3), [10 * number] * 3) for number in (9, 10, 11)
+    ]
+    (gray,) = pictures.load_pictures("gray")
+    assert gray.pixels.shape == (8, 9) and gray.pixels[0, 0] == 30
+    assert [one.name for one in pictures.load_pictures("last", limit=2)] == ["09", "10"]
+    wanted = (("first", None), ("last", None), ("last", 2))
+    assert len({pictures.load_pictures(name, limit=limit).sha256 for name, limit in wanted}) == 3
+    files = [str(path.relative_to(tmp_path / "cache")) for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert files == ["set/all.zip"]  # fetched once, and nothing is unpacked
+
+
+def test_an_archive_out_of_reach_is_stood_in_for_but_a_damaged_one_is_not(tmp_path, monkeypatch):
+    archive = fill_archive(tmp_path, "1.jpg", "2.jpg")
+    register(tmp_path, monkeypatch, packed={"list": archive, "members": "{1..2}.jpg"})
+    assert len(pictures.load_pictures("packed")) == 2
+    cached = tmp_path / "cache" / "set" / "all.zip"
+    cached.write_bytes(cached.read_bytes()[:-1])
+    with pytest.raises(CorruptFile, match=r"all\.zip is not the registered set/all\.zip"):
+        pictures.load_pictures("packed")
+    cached.unlink()
+    monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "elsewhere"))
+    with pytest.warns(UserWarning, match="'embedded-colour' stand in for packed"):
+        assert pictures.load_pictures("packed", limit=2).is_stand_in
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ("{1..3}.jpg", r"all\.zip has no 3\.jpg, which packed needs; correct `members` of packed"),
+        ("2.jpg", r"all\.zip: 2\.jpg is damaged \(Bad CRC-32"),
+        ("web.jpg", r"all\.zip: web\.jpg is damaged \(cannot identify"),
+        ("half.jpg", r"all\.zip: half\.jpg is damaged \(Truncated File Read"),
+        ("pixels.png", r"all\.zip: pixels\.png is damaged"),
+        ("inks.jpg", r"all\.zip: inks\.jpg is damaged \(its colours are CMYK"),
+    ],
+)
+def test_a_member_that_is_missing_or_damaged_is_one_clear_error(tmp_path, monkeypatch, members, message):
+    listed = fill_archive(tmp_path, "1.jpg", "2.jpg")
+    path = tmp_path / "mirror" / "set" / "all.zip"
+    with zipfile.ZipFile(path, "a") as archive:
+        good = archive.read("1.jpg")
+        archive.writestr("web.jpg", HTML)
+        archive.writestr("half.jpg", good[: len(good) // 2])
+        for name, kind, mode in (("pixels.png", "png", "RGB"), ("inks.jpg", "jpeg", "CMYK")):
+            content = io.BytesIO()
+            Image.new(mode, (8, 9)).save(content, kind)
+            archive.writestr(name, content.getvalue())
+        start = archive.getinfo("2.jpg").header_offset + 200
+    content = bytearray(path.read_bytes())
+    content[start] ^= 255
+    path.write_bytes(content)
+    register(tmp_path, monkeypatch, packed={"list": listed, "members": members})
+    with pytest.raises(CorruptFile, match=message):
+        pictures.load_pictures("packed")
+
+
+def test_members_need_one_zip_file(tmp_path, monkeypatch):
+    register(tmp_path, monkeypatch, loose={"list": fill(tmp_path, "set/a.png"), "members": "a.jpg"})
+    with pytest.raises(ValueError, match="loose has `members` and 0 zip files; register one"):
+        pictures.load_pictures("loose")
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class Recipe(Declared):
         source: options of the network's source that this budget changes, such as another set of pictures.
         batch_size, patch_size: a batch is `batch_size` patches, `patch_size` pixels a side.
         sampling: "grid" is the stride-10 grid of patches, shuffled every epoch; "random" takes any position.
-        augment: one of the eight flips and rotations per patch.
+        augment: true turns and flips each patch in one of eight ways, "flip" only flips it, false leaves it.
         optimizer: "adam", or "muon" on convolution kernels with Adam on the rest, at `lr * adam_ratio`.
         schedule: "onecycle" is a linear warm-up, then a cosine to `lr * final`; "steps" multiplies by `gamma` at each milestone (epochs).
         start: network whose trained weights are the start; `start_ratio` is their learning rate as a fraction of `lr`.
@@ -75,7 +75,7 @@ class Recipe(Declared):
     batch_size: int = Field(32, gt=0)
     patch_size: int = Field(40, gt=0)
     sampling: Literal["grid", "random"] = "random"
-    augment: bool = True
+    augment: bool | Literal["flip"] = True
     optimizer: Literal["adam", "muon"] = "muon"
     lr: Positive = 3.0e-3
     adam_ratio: Positive = 0.5

@@ -7,17 +7,20 @@ A source is any class with `load(...)`, `batch(step)`, `len`, and the attributes
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from invdenoise.checks import check_sigma
 from invdenoise.data.benchmarks import load_real_pairs
 from invdenoise.data.pictures import (
+    LazyPicture,
     PairSet,
     Picture,
     PictureSet,
@@ -30,6 +33,8 @@ from invdenoise.data.pictures import (
 )
 
 GRID_STRIDE = 10  # 225 patches of 40x40 from a picture of 180x180: the 9e4 patches of LINN, Section III-A
+# Largest size of pixels kept in memory. Of a larger set that was fetched by hand, each batch reads the pictures it needs.
+KEPT_BYTES = 1_000_000_000
 
 
 def stable_seed(*parts: object) -> int:
@@ -50,7 +55,8 @@ class PatchSource:
             are cut at the same place, flipped and turned alike. Sizes may differ within a layer.
         patch_size, batch_size: patches are `(batch_size, C, patch_size, patch_size)`.
         sampling: "grid" shuffles the stride-10 grid of positions every epoch, "random" takes any position.
-        augment: turn and flip each patch in one of eight ways.
+        augment: True turns and flips each patch in one of eight ways; "flip" flips it or not, upside down and left to right, in one
+            of four (of these, upside down makes an impossible face: FDN, Section III-D); False leaves it.
         seed: with the step it determines a batch.
         device: pictures live there, and noise is drawn there.
 
@@ -72,14 +78,13 @@ class PatchSource:
         patch_size: int,
         batch_size: int,
         sampling: str = "random",
-        augment: bool = True,
+        augment: bool | str = True,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ):
-        for key, value in (("patch_size", patch_size), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{key} is {value}; expected 1 or more")
+        _check_positive(patch_size=patch_size, batch_size=batch_size)
         _check_choice("sampling", sampling, ("grid", "random"))
+        _check_choice("augment", augment, (True, False, "flip"))
         pictures = layers[0]
         _check_pictures(pictures, patch_size, data.name)
         self.name, self.sha256 = data.name, data.sha256
@@ -87,10 +92,15 @@ class PatchSource:
         self.patch_size, self.batch_size, self.seed = patch_size, batch_size, seed
         self.sampling, self.augment, self.device = sampling, augment, torch.device(device)
 
-        self._planes = [_planes(layer).to(self.device) for layer in layers]
-        sizes = torch.tensor([picture.pixels.shape[:2] for picture in pictures])
-        self._widths = sizes[:, 1]
-        self._offsets = _starts(sizes.prod(1))  # of each picture among all pixels
+        sizes = torch.tensor([picture.shape[:2] for picture in pictures])
+        self._widths, self._areas = sizes[:, 1], sizes.prod(1)
+        self._layers = layers
+        lazy = any(isinstance(picture, LazyPicture) for layer in layers for picture in layer)
+        num_bytes = int(self._areas.sum()) * len(layers) * (1 if len(pictures[0].shape) == 2 else 3)
+        self._read_each_batch = lazy and num_bytes > KEPT_BYTES
+        if not self._read_each_batch:
+            self._planes, self._layers = self._planes_of(range(len(pictures))), []
+        self._offsets = _starts(self._areas)  # of each picture among all pixels
         self._stride = GRID_STRIDE if sampling == "grid" else 1
         rows, self._columns = ((sizes - patch_size) // self._stride + 1).unbind(1)  # positions along each side
         self._first = _starts(rows * self._columns)  # of each picture among all positions
@@ -109,7 +119,10 @@ class PatchSource:
         """The patches of a step, float32 `(B, C, P, P)` in [0, 1], one tensor a layer."""
         generator = self.generator("patches", step)
         position = self._positions(step, generator)
-        modes = torch.randint(8, (self.batch_size,), generator=generator) if self.augment else None
+        modes = None
+        if self.augment:
+            num_modes = 4 if self.augment == "flip" else 8
+            modes = torch.randint(num_modes, (self.batch_size,), generator=generator)
 
         picture = torch.searchsorted(self._first, position, right=True) - 1
         position = position - self._first[picture]
@@ -119,13 +132,23 @@ class PatchSource:
         if modes is not None:  # bits of the mode: flip rows, flip columns, transpose
             rows = torch.where((modes & 1).bool()[:, None], rows.flip(1), rows)
             columns = torch.where((modes & 2).bool()[:, None], columns.flip(1), columns)
-        rows = self._offsets[picture, None] + rows * self._widths[picture, None]
+        if self._read_each_batch:
+            used, which = torch.unique(picture, return_inverse=True)
+            planes, offsets = self._planes_of(used.tolist()), _starts(self._areas[used])[which]
+        else:
+            planes, offsets = self._planes, self._offsets[picture]
+        rows = offsets[:, None] + rows * self._widths[picture, None]
         index = rows.to(self.device)[:, :, None] + columns.to(self.device)[:, None, :]
-        layers = [torch.stack([plane[index] for plane in planes], 1) for planes in self._planes]
+        layers = [torch.stack([plane[index] for plane in colours], 1) for colours in planes]
         if modes is not None:
             transpose = (modes & 4).bool().to(self.device)[:, None, None, None]
             layers = [torch.where(transpose, patches.mT, patches) for patches in layers]
         return [patches.float() / 255 for patches in layers]
+
+    def _planes_of(self, numbers: Iterable[int]) -> list[Tensor]:
+        """The pixels of some pictures one after another, uint8 `(C, number)` on the device, one tensor a layer."""
+        numbers = list(numbers)
+        return [_planes([layer[number] for number in numbers]).to(self.device) for layer in self._layers]
 
     def _positions(self, step: int, generator: torch.Generator) -> Tensor:
         if self.sampling == "random":
@@ -149,7 +172,13 @@ class WhiteNoise(PatchSource):
         levels: "batch" has one noise level for all patches of a batch, "patch" one for each. Batch normalisation needs
             "patch": it divides by the statistics of the batch, which hide a level that all patches share.
         validation: the last pictures, this many, are held out.
+        held_out: other pictures to validate on; all of `pictures` are then trained on, and `validation` is their number.
+        crop: "random" cuts patches out of a picture. "centre" takes its largest central square, reduced to `patch_size` (Lanczos,
+            antialiased), so that a patch shows a whole face: FDN, Section III-D and Figure 5a. Pictures held out stay whole.
         cutting: `patch_size` and the other options of `PatchSource`.
+
+    Raises:
+        ValueError: also if `held_out` has another number of pictures, or other channels.
     """
 
     def __init__(
@@ -159,17 +188,53 @@ class WhiteNoise(PatchSource):
         levels: str = "batch",
         *,
         validation: int = 0,
+        held_out: PictureSet | None = None,
+        crop: str = "random",
         **cutting,
     ):
         _check_choice("levels", levels, ("batch", "patch"))
+        _check_choice("crop", crop, ("random", "centre"))
         self.levels, self.sigmas = levels, _range_of_levels(sigma)
-        train, held_out = split_last(pictures, validation)
-        super().__init__(pictures, held_out, [train.pictures], **cutting)
+        if held_out is None:
+            train, held_out = split_last(pictures, validation)
+        else:
+            train = pictures
+            if len(held_out) != validation:
+                raise ValueError(
+                    f"validation is {validation}, and {held_out.name} gives {len(held_out)} pictures to validate on"
+                )
+            _check_channels([*train.pictures[:1], *held_out], f"{train.name} and {held_out.name}")
+        chosen = train.pictures
+        if crop == "centre":
+            chosen = _centres(chosen, cutting["patch_size"], pictures.name)
+        super().__init__(pictures, held_out, [chosen], **cutting)
 
     @classmethod
-    def load(cls, set: str, sigma: float | Sequence[float], levels: str = "batch", **options) -> Self:
-        """The source on a set that `load_pictures` knows. DataUnavailable if it is out of reach: nothing stands in."""
-        return cls(load_pictures(set, stand_in=False), sigma, levels, **options)
+    def load(
+        cls,
+        set: str,
+        sigma: float | Sequence[float],
+        levels: str = "batch",
+        *,
+        validation_set: str = "",
+        validation: int = 0,
+        **options,
+    ) -> Self:
+        """The source on a set that `load_pictures` knows. DataUnavailable if it is out of reach: nothing stands in.
+
+        Args:
+            validation_set: its first `validation` pictures are validated on, instead of the last ones of `set`.
+        """
+        pictures, held_out = load_pictures(set, stand_in=False), None
+        if validation_set == set:
+            raise ValueError(
+                f"validation_set is {set!r}, which is trained on; leave it out to hold out its last pictures"
+            )
+        if validation_set and validation > 0:
+            held_out = load_pictures(validation_set, limit=validation, stand_in=False)
+        elif validation_set:
+            held_out = PictureSet(validation_set, validation_set, (), "")
+        return cls(pictures, sigma, levels, validation=validation, held_out=held_out, **options)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Patches of a step: `clean` in [0, 1], `noisy` not clipped, and `sigma` in grey levels.
@@ -238,21 +303,53 @@ def _check_choice(key: str, value: object, allowed: Sequence[str]) -> None:
         raise ValueError(f"{key} is {value!r}; expected {' or '.join(map(repr, allowed))}")
 
 
+def _check_positive(**values: int) -> None:
+    for key, value in values.items():
+        if value < 1:
+            raise ValueError(f"{key} is {value}; expected 1 or more")
+
+
+def _check_channels(pictures: Sequence[Picture], name: str) -> None:
+    for picture in pictures:
+        if len(picture.shape) != len(pictures[0].shape):
+            kinds = [f"{one.name} is {'gray' if len(one.shape) == 2 else 'colour'}" for one in (pictures[0], picture)]
+            raise ValueError(f"{name}: {' and '.join(kinds)}; expected all gray or all colour")
+
+
 def _check_pictures(pictures: Sequence[Picture], patch_size: int, name: str) -> None:
     if not pictures:
         raise ValueError(f"{name} has no picture to train on")
-    first = pictures[0]
-    for picture in pictures:
-        if picture.pixels.ndim != first.pixels.ndim:
-            kinds = [f"{one.name} is {'gray' if one.pixels.ndim == 2 else 'colour'}" for one in (first, picture)]
-            raise ValueError(f"{name}: {' and '.join(kinds)}; expected all gray or all colour")
-    smallest = min(pictures, key=lambda picture: min(picture.pixels.shape[:2]))
-    height, width = smallest.pixels.shape[:2]
+    _check_channels(pictures, name)
+    smallest = min(pictures, key=lambda picture: min(picture.shape[:2]))
+    height, width = smallest.shape[:2]
     if min(height, width) < patch_size:
         raise ValueError(
             f"{name}: {smallest.name} has {height}x{width} pixels; patches of {patch_size}x{patch_size} do not fit, "
             f"use patch_size {min(height, width)} or less"
         )
+
+
+def _centres(pictures: Sequence[Picture], side: int, name: str) -> list[Picture]:
+    """The largest central square of each picture, reduced to `side` pixels a side; ValueError for a smaller one."""
+    _check_positive(patch_size=side)
+    _check_pictures(pictures, side, name)
+    return [_centre(picture, side) for picture in pictures]
+
+
+def _centre(picture: Picture, side: int) -> Picture:
+    if not isinstance(picture, LazyPicture):
+        return Picture(picture.name, _central_square(picture, side))
+    shape = (side, side, *picture.shape[2:])
+    return LazyPicture(picture.name, partial(_central_square, picture, side), lambda: shape, picture.digest)
+
+
+def _central_square(picture: Picture, side: int) -> np.ndarray:
+    pixels = picture.pixels
+    height, width = pixels.shape[:2]
+    length = min(height, width)
+    top, left = (height - length) // 2, (width - length) // 2
+    square = Image.fromarray(np.ascontiguousarray(pixels[top : top + length, left : left + length]))
+    return np.array(square.resize((side, side), Image.Resampling.LANCZOS))
 
 
 def _range_of_levels(sigma: float | Sequence[float]) -> tuple[float, float]:

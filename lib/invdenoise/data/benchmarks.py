@@ -2,7 +2,7 @@
 
 Their makers ask for a form or a login, so no file of theirs is registered: in `data/sources.yaml` such a dataset has no
 files, and its text says how to get it. The files lie in a folder with the dataset's id, in the cache or in the folder that
-DATA_MIRROR names. What is in the folder decides how it is read:
+DATA_MIRROR names. (`categories` reads clean pictures that are fetched by hand.) What is in the folder decides how it is read:
 
 - "pairs of blocks": two MATLAB files with noisy and clean 8-bit blocks `(pictures, blocks, H, W, 3)`, `PAIRED`.
 - "blocks": one such file with noisy blocks only, `UNPAIRED`. Results are submitted with `write_blocks`.
@@ -14,7 +14,6 @@ DATA_MIRROR names. What is in the folder decides how it is read:
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,16 +23,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from invdenoise import paths
 from invdenoise.data import pictures
 from invdenoise.data.decode import read_as
 from invdenoise.data.fetch import (
     CorruptFile,
     DataUnavailable,
+    at_hand,
     dataset_ids,
     describe,
-    mirror_folder,
-    registered_files,
+    folder_of,
+    is_by_hand,
 )
 from invdenoise.data.pictures import Pair, PairSet, Picture
 from invdenoise.files import atomic, sha256
@@ -49,49 +48,10 @@ EVALUATION = "1.0"  # version of the evaluation that bundles of boxes are for
 
 CROPS, SIDE = 4, 256  # of a whole picture: 0.5 GB for the 320 pairs of the training set
 
-
-# --- Where they are
-
-
-def is_by_hand(dataset: str) -> bool:
-    """Whether a dataset has to be fetched by hand: it is known, and no file of it is registered."""
-    return dataset in dataset_ids() and not registered_files(describe(dataset))
+__all__ = ["at_hand", "folder_of", "is_by_hand"]  # they moved to `fetch`; others know them from here
 
 
-def folder_of(dataset: str) -> Path:
-    """The folder with the files of a dataset that is fetched by hand.
-
-    Raises:
-        DataUnavailable: there is none, or it is empty; the message says how to get the files and where to put them.
-        ValueError: no such dataset, or one whose files are fetched by `make data`.
-    """
-    described = describe(dataset)
-    if not is_by_hand(dataset):
-        raise ValueError(f"{dataset} is fetched by `make data`, not by hand; load it by its name")
-    places = [paths.cache_dir() / dataset]
-    if (mirror := os.environ.get("DATA_MIRROR")) and "://" not in mirror:
-        places.append(mirror_folder(mirror) / dataset)
-    for place in places:
-        if place.is_dir() and any(place.iterdir()):
-            return place
-    raise DataUnavailable(
-        f"{dataset} ({described.title}) is not in {' or '.join(map(str, places))}, and cannot be fetched by a command. "
-        f"{described.about} Its makers' page: {' '.join(described.upstream)}"
-    )
-
-
-def at_hand(dataset: str) -> str:
-    """Which files of a dataset that is fetched by hand are there, in a few characters that change when a file does.
-
-    Names, sizes and times count, since hashing gigabytes would take minutes.
-    """
-    try:
-        folder = folder_of(dataset)
-    except DataUnavailable:
-        return "not at hand"
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    lines = [f"{file.relative_to(folder)} {(stat := file.stat()).st_size} {stat.st_mtime_ns}" for file in files]
-    return f"{len(files)} files by hand, {_hash(lines)[:16]}"
+# --- What is in a folder
 
 
 def layout_of(folder: Path) -> str:
@@ -278,7 +238,7 @@ def load_real_pairs(dataset: str, *, limit: int | None = None, stand_in: bool = 
     Raises:
         ValueError: also for a benchmark whose clean pictures its makers keep.
     """
-    if dataset not in dataset_ids() or not is_by_hand(dataset):
+    if dataset not in dataset_ids() or not is_by_hand(dataset) or describe(dataset).by_hand:
         return pictures.load_pairs(dataset, limit=limit, stand_in=stand_in)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected 1 or more, or None for all")

@@ -11,10 +11,12 @@ import argparse
 import csv
 import difflib
 import functools
+import hashlib
 import os
 import re
 import shlex
 import shutil
+import stat
 import sys
 import threading
 import time
@@ -42,6 +44,8 @@ REMEDY = "Connect to the network, or set DATA_MIRROR to a folder or address that
 
 HOLDS = ("clean", "pairs", "noisy", "files")
 ROLES = ("test", "train")
+LAYOUTS = ("celeba", "cub200", "flowers102", "rice")  # of pictures fetched by hand; `categories` reads them
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # in a name: {001..120} stands for 001, 002, ..., 120
 
 
 class DataUnavailable(RuntimeError):
@@ -98,6 +102,27 @@ class PairNames:
 
 
 @dataclass(frozen=True)
+class ByHand:
+    """Pictures that are fetched by hand and told apart by their makers' lists.
+
+    Attributes:
+        folder: with the files, in the cache or the mirror; the training and the test set share it.
+        layout: of the folder, one of LAYOUTS. The set's `role` says which part of it is meant.
+        num_pictures: of the set, when the folder is complete.
+    """
+
+    folder: str
+    layout: str
+    num_pictures: int
+
+    def __post_init__(self):
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout is {self.layout!r}; expected one of {', '.join(LAYOUTS)}")
+        if self.num_pictures < 1:
+            raise ValueError(f"num_pictures is {self.num_pictures}; expected 1 or more")
+
+
+@dataclass(frozen=True)
 class Dataset:
     """An entry of `data/sources.yaml`. The head of that file explains the fields."""
 
@@ -115,6 +140,8 @@ class Dataset:
     holds: str = "clean"
     role: str = "test"
     pairs: PairNames | None = None
+    members: str = ""
+    by_hand: ByHand | None = None
 
     def __post_init__(self):
         for key, allowed in (("holds", HOLDS), ("role", ROLES)):
@@ -124,6 +151,10 @@ class Dataset:
             raise ValueError("`pairs` gives the names of the files where `holds` is pairs, and only there")
         if (self.channels is None) != (self.holds == "files"):
             raise ValueError("`channels` is null where `holds` is files, and only there")
+        if (self.members or self.by_hand) and self.holds != "clean":
+            raise ValueError("`members` and `by_hand` are for sets whose `holds` is clean")
+        if self.members:
+            member_names(self.members)
 
 
 @dataclass(frozen=True)
@@ -136,6 +167,26 @@ class RegisteredFile:
     source_repo: str
     source_path: str
     conversion: str
+
+
+def member_names(members: str) -> list[str]:
+    """Names that a pattern with at most one range stands for: `a/{08..11}.jpg` is a/08.jpg, a/09.jpg, a/10.jpg, a/11.jpg.
+
+    Numbers have as many digits as the first one, with leading zeros.
+
+    Raises:
+        ValueError: the range is empty, or the pattern has another brace.
+    """
+    found = RANGE.search(members)
+    around = RANGE.split(members, maxsplit=1)[:: 3 if found else 1]
+    if any(brace in part for part in around for brace in "{}"):
+        raise ValueError(f"members is {members!r}; expected a name with one range of numbers such as {{001..120}}")
+    if not found:
+        return [members]
+    first, last = (int(end) for end in found.groups())
+    if last < first:
+        raise ValueError(f"members is {members!r}; expected the lower number first")
+    return [f"{around[0]}{number:0{len(found[1])}d}{around[1]}" for number in range(first, last + 1)]
 
 
 # --- The registry
@@ -175,7 +226,8 @@ def _datasets(path: Path) -> dict[str, Dataset]:
 def _dataset(name: str, entry: dict, path: Path) -> Dataset:
     try:
         pairs = PairNames(**entry["pairs"]) if entry.get("pairs") else None
-        return Dataset(id=name, **(entry | {"pairs": pairs}))
+        by_hand = ByHand(**entry["by_hand"]) if entry.get("by_hand") else None
+        return Dataset(id=name, **(entry | {"pairs": pairs, "by_hand": by_hand}))
     except (TypeError, ValueError, re.error) as error:  # TypeError: an unknown or missing field
         raise ValueError(f"{path}, dataset {name}: {error}") from None
 
@@ -184,6 +236,58 @@ def _dataset(name: str, entry: dict, path: Path) -> Dataset:
 def _registry(path: Path) -> tuple[RegisteredFile, ...]:
     with open(path, newline="", encoding="utf-8") as lines:
         return tuple(RegisteredFile(**{**row, "bytes": int(row["bytes"])}) for row in csv.DictReader(lines))
+
+
+# --- By hand
+
+
+def is_by_hand(dataset: str) -> bool:
+    """Whether a dataset has to be fetched by hand: it is known, and no file of it is registered."""
+    return dataset in dataset_ids() and not registered_files(describe(dataset))
+
+
+def folder_of(dataset: str) -> Path:
+    """The folder with the files of a dataset that is fetched by hand.
+
+    Raises:
+        DataUnavailable: there is none, or it is empty; the message says how to get the files and where to put them.
+        ValueError: no such dataset, or one whose files are fetched by `make data`.
+    """
+    described = describe(dataset)
+    if not is_by_hand(dataset):
+        raise ValueError(f"{dataset} is fetched by `make data`, not by hand; load it by its name")
+    name = described.by_hand.folder if described.by_hand else dataset
+    places = [paths.cache_dir() / name]
+    if (mirror := os.environ.get("DATA_MIRROR")) and "://" not in mirror:
+        places.append(mirror_folder(mirror) / name)
+    for place in places:
+        if place.is_dir() and any(place.iterdir()):
+            return place
+    raise DataUnavailable(
+        f"{dataset} ({described.title}) is not in {' or '.join(map(str, places))}, and cannot be fetched by a command. "
+        f"{described.about} Its makers' page: {' '.join(described.upstream)}"
+    )
+
+
+def at_hand(dataset: str) -> str:
+    """Which files of a dataset that is fetched by hand are there, in a few characters that change when a file does.
+
+    Names, sizes and times count, since hashing gigabytes would take minutes.
+    """
+    try:
+        folder = folder_of(dataset)
+    except DataUnavailable:
+        return "not at hand"
+    files = []
+    for place, _, names in os.walk(folder):  # a path object for each of 200,000 faces would take ten times as long
+        inside = os.path.relpath(place, folder)
+        for name in names:
+            found = os.stat(os.path.join(place, name))
+            if stat.S_ISREG(found.st_mode):
+                file = name if inside == "." else f"{inside}{os.sep}{name}"
+                files.append((file.split(os.sep), f"{file} {found.st_size} {found.st_mtime_ns}"))
+    digest = hashlib.sha256("\n".join(line for _, line in sorted(files)).encode()).hexdigest()
+    return f"{len(files)} files by hand, {digest[:16]}"
 
 
 # --- Fetching

@@ -7,14 +7,17 @@ never added to a picture that is noisy already.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.resources
+import io
 import os
 import re
 import warnings
+import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -23,18 +26,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from invdenoise.data import categories
 from invdenoise.data.decode import read_as, read_upright
 from invdenoise.data.fetch import (
+    CorruptFile,
     Dataset,
     DataUnavailable,
     RegisteredFile,
     dataset_ids,
     describe,
     fetch_files,
+    member_names,
     registered_files,
     unknown_dataset,
 )
-from invdenoise.files import atomic
+from invdenoise.files import atomic, sha256
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 LOADERS = {"clean": "load_pictures", "pairs": "load_pairs", "noisy": "load_noisy", "files": "fetch"}
@@ -55,10 +61,47 @@ class Picture:
     name: str
     pixels: np.ndarray
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(H, W)` gray or `(H, W, 3)` colour."""
+        return self.pixels.shape
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the picture is made of: its pixels, or the file of a `LazyPicture`."""
+        return hashlib.sha256(self.pixels.tobytes()).hexdigest()
+
     def tensor(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The pixels as `(1, C, H, W)` in [0, 1], C 1 or 3."""
         pixels = torch.tensor(self.pixels).to(dtype) / 255
         return pixels[None, None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)[None].contiguous()
+
+
+class LazyPicture(Picture):
+    """A picture that is read each time `pixels` is asked for, and not kept: 162,770 faces would take 19 GB.
+
+    Args:
+        name: as in `Picture`.
+        read: gives the pixels.
+        measure: gives their shape; called once.
+        digest: as in `Picture`.
+    """
+
+    def __init__(self, name: str, read: Callable[[], np.ndarray], measure: Callable[[], tuple[int, ...]], digest: str):
+        for key, value in {"name": name, "_read": read, "_measure": measure, "_digest": digest}.items():
+            object.__setattr__(self, key, value)  # the class is frozen
+
+    @property
+    def pixels(self) -> np.ndarray:
+        return self._read()
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        return self._measure()
+
+    @property
+    def digest(self) -> str:
+        return self._digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +112,8 @@ class PictureSet:
         name: the dataset they are from; the embedded set if one stands in.
         requested: the dataset that was asked for.
         pictures: in the order of the registry.
-        sha256: hash over the hashes of the files (of the pixels, for embedded pictures), in order.
+        sha256: hash over the hashes of the files (of the pixels, for embedded pictures), in order. Of members of an archive, over
+            its hash and their names.
     """
 
     name: str
@@ -238,6 +282,9 @@ def _camera_noise(clean: Picture) -> np.ndarray:
 def load_pictures(dataset: str, *, limit: int | None = None, stand_in: bool = True) -> PictureSet:
     """The clean pictures of a dataset, verified; gray sets as `(H, W)`, colour sets as `(H, W, 3)`.
 
+    Members of an archive are read in memory. Pictures that are fetched by hand are each a `LazyPicture`; nobody registered
+    their hashes, so they are taken as they are.
+
     Args:
         dataset: an id of `dataset_ids()` or a name in EMBEDDED. Embedded sets need neither mirror nor network.
         limit: at most this many, the first ones; only these are fetched.
@@ -247,7 +294,7 @@ def load_pictures(dataset: str, *, limit: int | None = None, stand_in: bool = Tr
 
     Raises:
         DataUnavailable: the dataset is unavailable, and `stand_in` is False.
-        CorruptFile: see `fetch`.
+        CorruptFile: see `fetch` and `categories.files_of`; or a member of an archive is missing or damaged.
         ValueError: no such dataset, one that does not hold clean pictures, or a limit below 1.
     """
     return _load_single(dataset, "clean", limit, stand_in)
@@ -285,11 +332,15 @@ def load_pairs(dataset: str, *, limit: int | None = None, stand_in: bool = True)
 def num_pictures(dataset: str) -> int:
     """How many pictures a dataset has to be processed: a pair counts once, a licence file not at all.
 
-    Takes the names that `load_pictures` takes, and raises ValueError for another one. Nothing is fetched.
+    Of pictures that are fetched by hand it is the declared number. Takes the names that `load_pictures` takes, and raises ValueError for another one. Nothing is fetched.
     """
     if dataset in EMBEDDED:
         return len(EMBEDDED[dataset].crops)
     described = describe(dataset)
+    if described.by_hand:
+        return described.by_hand.num_pictures
+    if described.members:
+        return len(member_names(described.members))
     return len(_named_pairs(described)) if described.holds == "pairs" else len(_picture_files(described))
 
 
@@ -367,9 +418,8 @@ def _load_single(dataset: str, holds: str, limit: int | None, stand_in: bool) ->
     if dataset in EMBEDDED:
         return _embedded_pictures(dataset, dataset, limit)
     described = describe(dataset)
-    files = _picture_files(described)[:limit]
     try:
-        found = fetch_files(described, files)
+        return _by_hand(described, limit) if described.by_hand else _registered(described, limit)
     except DataUnavailable as error:
         if not stand_in:
             raise
@@ -377,7 +427,77 @@ def _load_single(dataset: str, holds: str, limit: int | None, stand_in: bool) ->
         kind = "noisy" if holds == "noisy" else "gray" if described.channels == 1 else "colour"
         _warn_of_stand_in(f"{kind} pictures", pictures, error, stacklevel=3)
         return pictures
-    return PictureSet(dataset, dataset, tuple(_pictures(described, files, found)), _hash(file.sha256 for file in files))
+
+
+def _registered(dataset: Dataset, limit: int | None) -> PictureSet:
+    if dataset.members:
+        return _members(dataset, limit)
+    files = _picture_files(dataset)[:limit]
+    pictures = _pictures(dataset, files, fetch_files(dataset, files))
+    return PictureSet(dataset.id, dataset.id, tuple(pictures), _hash(file.sha256 for file in files))
+
+
+def _members(dataset: Dataset, limit: int | None) -> PictureSet:
+    """The pictures that `members` lists of the zip file of a dataset."""
+    archives = [file for file in registered_files(dataset) if file.file.lower().endswith(".zip")]
+    if len(archives) != 1:
+        raise ValueError(f"{dataset.id} has `members` and {len(archives)} zip files; register one, which they are in")
+    (path,) = fetch_files(dataset, archives)
+    names = _short_names(
+        dataset.id, [str(PurePosixPath(name).with_suffix("")) for name in member_names(dataset.members)]
+    )
+    members = member_names(dataset.members)[:limit]
+    mode, pictures = "L" if dataset.channels == 1 else "RGB", []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            there = set(archive.namelist())
+            if missing := [member for member in members if member not in there]:
+                raise CorruptFile(
+                    f"{path} has no {missing[0]}, which {dataset.id} needs; correct `members` of {dataset.id}"
+                )
+            for name, member in zip(names, members, strict=False):  # a limit must not change a name
+                try:
+                    pictures.append(Picture(name, _jpeg(archive.read(member), mode)))
+                except Exception as error:  # decoders raise whatever they stumble over
+                    raise CorruptFile(
+                        f"{path}: {member} is damaged ({error}); register an archive in which it is whole"
+                    ) from None
+    except zipfile.BadZipFile as error:
+        raise CorruptFile(f"{path} is no zip file ({error}); register another one") from None
+    return PictureSet(dataset.id, dataset.id, tuple(pictures), _hash([archives[0].sha256, *members]))
+
+
+def _jpeg(content: bytes, mode: str) -> np.ndarray:
+    """The pixels of a JPEG file, which always has 8 bits; ValueError for another format or for inks."""
+    with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+        if image.mode not in ("L", "RGB"):
+            raise ValueError(f"its colours are {image.mode}, expected gray or RGB")
+        return np.array(image.convert(mode))
+
+
+def _by_hand(dataset: Dataset, limit: int | None) -> PictureSet:
+    """The pictures of a dataset that was fetched by hand, which are read when they are used."""
+    files = categories.files_of(dataset)
+    names = _short_names(dataset.id, [file.with_suffix("").as_posix() for file in files])
+    pictures = [_lazy(name, file, dataset.channels) for name, file in zip(names, files[:limit], strict=False)]
+    return PictureSet(dataset.id, dataset.id, tuple(pictures), _hash(picture.digest for picture in pictures))
+
+
+def _lazy(name: str, path: Path, channels: int) -> LazyPicture:
+    def read() -> np.ndarray:
+        try:
+            return read_as(path, "L" if channels == 1 else "RGB")
+        except (OSError, ValueError) as error:
+            raise CorruptFile(f"{error}; unpack or download it again") from None
+
+    def measure() -> tuple[int, ...]:
+        try:
+            with Image.open(path) as image:  # the head of the file is enough
+                return (image.height, image.width, 3)[: 2 if channels == 1 else 3]
+        except OSError:
+            return read().shape  # says what is wrong with the file
+
+    return LazyPicture(name, read, measure, sha256(path))
 
 
 def _check_request(dataset: str, holds: str, limit: int | None) -> None:
@@ -479,7 +599,7 @@ def _both(pairs: Iterable[Pair]) -> list[Picture]:
 
 
 def _hash_of_pixels(pictures: Iterable[Picture]) -> str:
-    return _hash(hashlib.sha256(picture.pixels.tobytes()).hexdigest() for picture in pictures)
+    return _hash(picture.digest for picture in pictures)
 
 
 def _hash(hashes: Iterable[str]) -> str:

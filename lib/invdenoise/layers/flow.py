@@ -47,17 +47,16 @@ class ActNorm(Invertible):
 class InvertibleConv1x1(Invertible):
     """One square matrix mixes the channels of every pixel, `y = W x` (FDN, Eq. 8; Glow, Section 3.2).
 
-    W starts as a random rotation. It is applied in float32 under autocast too: its inverse would magnify the rounding of bfloat16.
+    It is applied in float32 under autocast too: its inverse would magnify the rounding of bfloat16.
 
     Args:
         num_channels: C of states `(B, C, H, W)`.
+        start: W of a fresh layer `(C, C)`; None is a random rotation (Glow's start).
     """
 
-    def __init__(self, num_channels: int):
+    def __init__(self, num_channels: int, start: Tensor | None = None):
         super().__init__()
-        rotation, triangle = torch.linalg.qr(torch.randn(num_channels, num_channels, dtype=torch.float64))
-        # With the signs of the diagonal, the rotation is uniformly distributed.
-        self.matrix = nn.Parameter((rotation * triangle.diagonal().sign()).float())
+        self.matrix = nn.Parameter(random_rotation(num_channels) if start is None else start.clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         return (_mix(self.matrix, x),)
@@ -77,6 +76,18 @@ class SigmoidCoupling(AffineCoupling):
 
     def log_scale(self, a: Tensor) -> Tensor:
         return F.logsigmoid(self.phi3(a).to(a.dtype) + SIGMOID_SHIFT)
+
+
+def random_rotation(num_channels: int) -> Tensor:
+    """An orthogonal matrix `(C, C)`, uniformly distributed."""
+    rotation, triangle = torch.linalg.qr(torch.randn(num_channels, num_channels, dtype=torch.float64))
+    return (rotation * triangle.diagonal().sign()).float()  # without the signs it would not be uniform
+
+
+def haar_rotation(num_channels: int) -> Tensor:
+    """The orthogonal Haar transform `(C, C)` of the four pixels that `Squeeze` put into the channels: LL of all, then LH, HL, HH."""
+    corners = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+    return torch.kron(corners, torch.eye(num_channels // 4))
 
 
 def _mix(matrix: Tensor, x: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ class WaveletShrinkage(ClassicalDenoiser):
     """Thresholding of orthogonal wavelet coefficients, averaged over shifts of the image, by scikit-image.
 
     Averaging over shifts ("cycle spinning", Coifman and Donoho 1995) removes most artefacts of the decimated transform.
-    Shifts are circular.
+    Shifts are circular. A colour picture is denoised channel by channel, which leaves out what its channels have in common.
 
     Args:
         wavelet: an orthogonal wavelet of PyWavelets, "haar", "db2", "sym4".

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from invdenoise.layers.coupling import AffineCoupling, Squeeze
-from invdenoise.layers.flow import ActNorm, InvertibleConv1x1, SigmoidCoupling
+from invdenoise.layers.flow import ActNorm, InvertibleConv1x1, SigmoidCoupling, haar_rotation
 from invdenoise.layers.invertible import InvertibleSequence
 from invdenoise.models.base import DenoisingNetwork
 
 COUPLINGS = {"bounded": AffineCoupling, "sigmoid": SigmoidCoupling}
 MASKS = ("last", "spread")
+STARTS = ("random", "haar")
 
 
 class FDN(DenoisingNetwork):
@@ -29,6 +30,8 @@ class FDN(DenoisingNetwork):
         num_steps: steps of flow in each: actnorm, invertible 1x1 convolution, affine coupling (paper: 8).
         clean_share: share of the channels of z that encode the picture, dim(z_C) / dim(z) (paper: 3/4, Table II).
         mask: "last" sets the last channels to zero, "spread" every fourth, or as many as the share asks. The paper does not say which.
+        start: of the 1x1 convolutions: "random" rotations (paper), or "haar", the Haar transform after each squeeze and the identity
+            after that, so that a fresh network drops the finest diagonal detail.
         scale: of the couplings: "bounded", between 1/e and e as in InvDN, or "sigmoid", below 1 as in Glow. The paper leaves it open.
         distribution_weight: lambda_1 of Eq. 12, for the loss in nats per value. The paper does not give it.
         reconstruction_weight: lambda_2, for the mean absolute error.
@@ -48,6 +51,7 @@ class FDN(DenoisingNetwork):
         num_steps: int = 8,
         clean_share: float = 0.75,
         mask: str = "last",
+        start: str = "random",
         scale: str = "bounded",
         distribution_weight: float = 1e-3,
         reconstruction_weight: float = 1.0,
@@ -56,7 +60,7 @@ class FDN(DenoisingNetwork):
         constant_memory: bool = False,
     ):
         super().__init__(sigma=sigma)
-        for key, value, allowed in (("mask", mask, MASKS), ("scale", scale, COUPLINGS)):
+        for key, value, allowed in (("mask", mask, MASKS), ("start", start, STARTS), ("scale", scale, COUPLINGS)):
             if value not in allowed:
                 raise ValueError(f"{key} is {value!r}; expected one of {', '.join(allowed)}")
         for key, value in (("num_blocks", num_blocks), ("num_steps", num_steps)):
@@ -72,12 +76,10 @@ class FDN(DenoisingNetwork):
         for block in range(num_blocks):
             num_channels = 3 * 4 ** (block + 1)
             layers.append(Squeeze())
-            for _ in range(num_steps):
-                layers += [
-                    ActNorm(num_channels),
-                    InvertibleConv1x1(num_channels),
-                    COUPLINGS[scale](num_channels, "dense"),
-                ]
+            for step in range(num_steps):
+                fixed = haar_rotation(num_channels) if step == 0 else torch.eye(num_channels)
+                mixing = InvertibleConv1x1(num_channels, None if start == "random" else fixed)
+                layers += [ActNorm(num_channels), mixing, COUPLINGS[scale](num_channels, "dense")]
         self.flow = InvertibleSequence(layers, constant_memory)
         self.multiple = 2**num_blocks
         self.distribution_weight, self.reconstruction_weight = distribution_weight, reconstruction_weight
