@@ -29,9 +29,6 @@ ALONE = (
 AGAIN = 0.001  # dB between a released PSNR and the same one computed here, in float32
 RECOMPUTED, SMALL = 5, 0.066  # rows, and megapixels
 
-# Version 0.1.0 noted less about a row. These files are to be measured again; until then their origin is not checked.
-EARLIER, NUM_EARLIER = "0.1.0", 4
-
 pytestmark = pytest.mark.skipif(not SCORES.exists(), reason="nothing released yet: make release")
 
 
@@ -45,11 +42,6 @@ def rows() -> pd.DataFrame:
         table[list(texts)] = table[list(texts)].fillna("")
         found.append(table.assign(file=str(file.relative_to(SCORES)), line=range(2, len(table) + 2)))
     return pd.concat(found, ignore_index=True)
-
-
-def later(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows that are not of an earlier version."""
-    return rows[rows["version"] != EARLIER]
 
 
 def told(rows: pd.DataFrame, *columns: str) -> dict[str, str]:
@@ -97,13 +89,7 @@ def same_parts(name: str, commit: str) -> bool:
     return True
 
 
-def test_rows_of_the_earlier_version_only_become_fewer(rows):
-    earlier = set(rows.loc[rows["version"] == EARLIER, "file"])
-    assert len(earlier) <= NUM_EARLIER and {Path(file).parts[0] for file in earlier} <= {"winnet"}
-
-
 def test_every_row_names_released_weights(rows):
-    rows = later(rows)
     networks = [name for name in rows["method"].unique() if methods.is_network(name)]
     wanted = {name: hashes_of(name) for name in networks}
     right = rows["weights_sha256"] == rows["method"].map(lambda name: "+".join(wanted.get(name, [""])))
@@ -157,7 +143,7 @@ def test_every_row_is_of_registered_pictures(rows):
 
 
 def test_rows_and_cards_count_the_parameters_of_the_code(rows):
-    missing, counts, rows = [], {}, later(rows)
+    missing, counts, rows = [], {}, rows
     for name in rows["method"].unique():
         if name in papers.authors():
             network = at_hand(lambda name=name: load_network(name, with_parts=False), missing)
@@ -185,7 +171,7 @@ def history():
 
 
 def test_rows_were_measured_by_commits_and_in_one_precision_a_table(history):
-    files = [file for file in audit.read_files(paths.RELEASED) if set(file.rows["version"]) != {EARLIER}]
+    files = audit.read_files(paths.RELEASED)
     assert len(files) > 50
     assert [*audit.row_faults(files), *audit.precision_faults(files)] == []
 
