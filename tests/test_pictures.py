@@ -241,8 +241,9 @@ def fill_archive(folder: Path, *names: str, kind: str = "jpeg") -> list[str]:
 
 def test_pictures_are_read_out_of_an_archive(tmp_path, monkeypatch):
     archive = fill_archive(tmp_path, *(f"in/{number:02d}.jpg" for number in range(12)), "in/notes.txt")
-    register(tmp_path, monkeypatch, first={"list": archive, "members": "in/{00..08}.jpg"},
-             last={"list": archive, "members": "in/{09..11}.jpg"}, gray={"list": archive, "members": "in/03.jpg", "channels": 1})  # fmt: skip
+    sets = {"first": {"members": "in/{00..08}.jpg"}, "last": {"members": "in/{09..11}.jpg"}}
+    sets["gray"] = {"members": "in/03.jpg", "channels": 1}
+    register(tmp_path, monkeypatch, **{name: {"list": archive, **fields} for name, fields in sets.items()})
     assert [pictures.num_pictures(name) for name in ("first", "last", "gray")] == [9, 3, 1]
     assert not (tmp_path / "cache").exists()  # they are counted without the archive
     last = pictures.load_pictures("last")

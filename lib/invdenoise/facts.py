@@ -193,14 +193,14 @@ def registered_set(name: str) -> str:
 
 
 def _registered(dataset: Dataset, files: Sequence[RegisteredFile]) -> str:
-    how_read = [dataset.holds, dataset.channels, str(dataset.pairs)]
+    how_read = [dataset.holds, dataset.channels, str(dataset.pairs), *filter(None, [dataset.members])]
     return f"{len(files)} files, {hash_of([how_read, [file.sha256 for file in files]])}"
 
 
 def _files_of(dataset: Dataset, limit: int) -> list[RegisteredFile]:
     """The files that the first pictures or pairs of a set are in."""
     files = list(registered_files(dataset))
-    if dataset.holds == "files":
+    if dataset.holds == "files" or dataset.members:  # pictures inside an archive
         return files
     files = [file for file in files if file.file.lower().endswith(SUFFIXES)]
     if not limit or dataset.pairs is None:

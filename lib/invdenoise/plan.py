@@ -254,11 +254,12 @@ class _Facts:
             **{key: value for key, value in recipe.items() if value not in (None, (), {})},
         }  # fmt: skip
         options = entry.source_options(budget)
+        sets = [options["set"], *options.get("also", ()), *filter(None, [options.get("validation_set")])]
         return [
             f"notebook {self.notebook('train').code}",
             *_parameter_lines(self.plan.training_parameters(name)),
             f"network {name} {json.dumps(declared, sort_keys=True, default=str)}",
-            *(f"set {name}: {facts.registered_set(name)}" for name in (options["set"], *options.get("also", ()))),
+            *(f"set {name}: {facts.registered_set(name)}" for name in sets),
         ]
 
     def of_report(self) -> list[str]:

@@ -332,7 +332,8 @@ def load_pairs(dataset: str, *, limit: int | None = None, stand_in: bool = True)
 def num_pictures(dataset: str) -> int:
     """How many pictures a dataset has to be processed: a pair counts once, a licence file not at all.
 
-    Of pictures that are fetched by hand it is the declared number. Takes the names that `load_pictures` takes, and raises ValueError for another one. Nothing is fetched.
+    Of pictures that are fetched by hand it is the declared number. Takes the names that `load_pictures` takes, and raises
+    ValueError for another one. Nothing is fetched.
     """
     if dataset in EMBEDDED:
         return len(EMBEDDED[dataset].crops)

@@ -16,7 +16,7 @@ from invdenoise.layers.tiles import in_tiles, needs_gradient
 from invdenoise.models.base import DenoisingNetwork
 from invdenoise.models.dncnn import Chain
 
-DILATIONS = (1, 2, 3, 4, 3, 2, 1)  # Section 3.2, Figure 2
+DILATIONS = (1, 2, 3, 4, 3, 2, 1)  # Section 3.2
 SIGMA_MAX = 50  # highest level of the authors' networks, in grey levels
 
 # MXNet's file of arrays, little-endian.
@@ -28,7 +28,7 @@ NAME = re.compile(r"arg:convolution(\d+)_(weight|bias)")
 
 
 class IRCNN(DenoisingNetwork):
-    """Dilated convolutions that predict the noise, which is subtracted from the input (Section 3.2, Figure 2).
+    """Dilated convolutions that predict the noise, which is subtracted from the input (Section 3.2).
 
     Seven 3x3 convolutions with ReLU between them. The dilations see as far as 16 convolutions without, 33x33 pixels. Zero padding
     keeps the size. Takes images `(B, num_channels, H, W)` of any size. In inference a large picture is computed tile by tile,
