@@ -91,8 +91,11 @@ def haar_rotation(num_channels: int) -> Tensor:
 
 
 def _mix(matrix: Tensor, x: Tensor) -> Tensor:
+    kernel = matrix[:, :, None, None]
+    if x.is_meta:  # shapes alone are computed, as for counting operations; autocast does not know this device
+        return F.conv2d(x, kernel)
     with torch.autocast(x.device.type, enabled=False):
-        return F.conv2d(x, matrix[:, :, None, None])
+        return F.conv2d(x, kernel)
 
 
 def _num_pixels(x: Tensor) -> int:
