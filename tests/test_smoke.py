@@ -73,8 +73,10 @@ def test_one_command_makes_everything(graph):
     assert [line.partition(":")[0] for line in verdicts] == [paper.short for paper in papers.papers().values()]
     assert last == f"report: {graph.results / 'report.html'}"
     pictures = {pd.read_csv(path)["dataset"][0] for path in (graph.results / "scores").rglob("*.csv")}
-    assert pictures in ({"bsd68", "set12"}, {"embedded"})
-    banner = "These are not the papers' pictures." if "embedded" in pictures else "No number here is a result."
+    stand_ins = {name for name in pictures if name.startswith("embedded")}
+    assert stand_ins in (set(), pictures)
+    assert stand_ins or pictures == {job.dataset for job in graph.plan.jobs.values()}
+    banner = "These are not the papers' pictures." if stand_ins else "No number here is a result."
     assert banner in (graph.results / "report.html").read_text()
 
 
@@ -89,7 +91,8 @@ def test_every_planned_score_is_there_with_its_rows_and_its_origin(graph):
         assert scores[list(job.conditions)].to_dict("records") == expected
         assert set(scores["method"]) == {job.method} and set(scores["requested"]) == {job.dataset}
         assert set(scores["variant"]) == {job.variant} and set(scores["task"]) == {job.task}
-        assert scores["psnr"].between(5, 60).all()
+        if "psnr" in scores:
+            assert scores["psnr"].between(5, 60).all()
         parts = methods.parts_of(job.method) if job.method in graph.plan.trainings else []
         assert set(scores["weights_sha256"]) == {"+".join(sha256(graph.plan.weights_file(part)) for part in parts)}
 
