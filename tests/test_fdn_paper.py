@@ -31,7 +31,7 @@ AS_PRINTED = {
     "blocks1-steps1": -0.9, "blocks1-steps2": -0.5, "blocks2-steps1": -0.4, "blocks3-steps1": -0.4, "blocks3-steps2": -0.1,
     "clean-1-8": -0.4, "clean-1-4": -0.2, "clean-1-2": -0.2, "clean-7-8": -0.01, "centre": -0.8, "flip": -0.01, "flip-and-turn": -0.3,
     "haar-start": -0.1, "scale-sigmoid": -0.2, "mask-spread": 0.0, "likelihood-0": -0.3, "likelihood-1e-4": -0.2,
-    "likelihood-1e-2": -0.5, "batch-4": 0.2, "batch-16": -0.3, "paper-optimizer": -2.0,
+    "likelihood-1e-2": -0.5, "batch-8": -0.1, "batch-16": -0.3, "paper-optimizer": -2.0,
 }  # fmt: skip
 HOLDING = ("steps", "second-block", "third-block", "share", "share-end", "random-crops", "turns", "flips", "likelihood")
 
