@@ -373,6 +373,33 @@ def test_memory_of_weights_and_gradients_is_left_out(monkeypatch):
     assert growth(constant=True) < 1.2
 
 
+@pytest.mark.slow
+def test_memory_of_denoising_is_that_of_the_picture(monkeypatch):
+    """DnCNN keeps two maps of all features at a time: with four times the features it takes nearly four times the memory."""
+    monkeypatch.setenv("PYTHONPATH", str(paths.ROOT / "lib"))
+    sizes = [
+        {"label": str(size), "model": "dncnn.DnCNN", "options": {"depth": 4, "num_features": size}} for size in (16, 64)
+    ]
+    rows = bench.inference_memory(declared("inference memory", *sizes, batch=[1, 1, 256, 256]))
+    one_map = 64 * 256 * 256 * 4 / 2**20
+    assert rows[1]["value"] == pytest.approx(2 * one_map, rel=0.6)
+    assert 2 < rows[1]["ratio"] < 5 and rows[1]["reference"] == "16"
+
+
+def test_memory_of_a_method_that_is_not_installed_is_left_out(monkeypatch, capsys):
+    def run(command, **_):
+        found = "bm3d" not in command[-1]
+        return CompletedProcess(command, 0 if found else bench.NOT_INSTALLED, stdout="12.5\n", stderr="")
+
+    monkeypatch.setattr(bench.subprocess, "run", run)
+    rival = {"label": "BM3D", "method": "bm3d", "setting": "as it is", "target": {"at_most": 2}}
+    other = {"label": "Wavelets", "method": "wavelet-bayes", "setting": "as it is", "target": {"below": 1}}
+    rows = bench.inference_memory(declared("inference memory", small("Ours"), rival, other))
+    assert [(row["subject"], row["value"]) for row in rows] == [("Ours", 12.5), ("Wavelets", 12.5)]
+    assert rows[1]["ratio"] == 1 and rows[1]["met"] is False
+    assert "left out: BM3D" in capsys.readouterr().out
+
+
 def test_memory_that_cannot_be_measured_says_why(monkeypatch):
     said = "Traceback\nMemoryError: no more\n"
     monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: CompletedProcess([], 1, stdout="", stderr=said))

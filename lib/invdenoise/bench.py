@@ -38,6 +38,8 @@ from invdenoise.tasks.metrics import psnr
 COLUMNS = ("quantity", "subject", "setting", "value", "unit", "reference", "ratio", "target", "met")
 SMALLEST = 8  # pixels a side of the image whose training step takes weights and gradients, but hardly any activations
 BEYOND = "MiB beyond weights and gradients"
+ADDED = "MiB"
+NOT_INSTALLED = 3  # exit status of a process that measures
 ONE_STEP = "--one-step"  # of the command line: measure the memory of one training step
 
 
@@ -156,7 +158,30 @@ def training_memory(bench: Bench) -> list[dict]:
     return rows
 
 
-MEASURES = {"training step": training_step, "inference": inference, "training memory": training_memory}
+def inference_memory(bench: Bench) -> list[dict]:
+    """Peak memory of denoising one picture in plain PyTorch, beyond what is taken before: weights, the picture, the libraries."""
+    rows: list[dict] = []
+    for contender in bench.contenders:
+        what = {"model": contender.model, "method": contender.method, "options": contender.options}
+        try:
+            peak = _measured({**what, "batch": bench.batch, "sigma": bench.sigma, "denoise": True})
+        except ImportError:
+            print(f"left out: {contender.label}, whose package is not installed", flush=True)
+            continue
+        row = _row("inference memory", contender.label, "float32", peak, ADDED)
+        if rows:
+            row |= {"reference": rows[0]["subject"], "ratio": peak / rows[0]["value"]}
+            row |= _target(contender, row["ratio"])
+        rows.append(row)
+    return rows
+
+
+MEASURES = {
+    "training step": training_step,
+    "inference": inference,
+    "training memory": training_memory,
+    "inference memory": inference_memory,
+}
 
 
 def fresh(contender: Contender, **options: Any) -> DenoisingNetwork:
@@ -224,33 +249,64 @@ def _target(contender: Contender, measured: float) -> dict[str, Any]:
 
 
 def _peak_memory(contender: Contender, options: dict[str, Any], batch: list[int], sigma: float | None) -> float:
-    """See `training_memory`; in MiB, measured in a process of its own."""
-    what = {"model": contender.model, "options": {**contender.options, **options}, "batch": batch, "sigma": sigma}
+    """See `training_memory`; in MiB."""
+    options = {**contender.options, **options}
+    return _measured({"model": contender.model, "options": options, "batch": batch, "sigma": sigma})
+
+
+def _measured(what: dict[str, Any]) -> float:
+    """The peak of one step in MiB, in a process of its own. ImportError for a method whose package is not installed."""
     command = [sys.executable, "-m", "invdenoise.bench", ONE_STEP, json.dumps(what)]
     # Small thresholds give freed memory back to the system at once, so that the peak is that of live memory.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode == NOT_INSTALLED:
+        raise ImportError(what["method"])
     if done.returncode:
         raise RuntimeError(f"memory of {what} could not be measured: {(done.stderr.strip().splitlines() or [''])[-1]}")
     return float(done.stdout.split()[-1])
 
 
-def _one_step(what: dict[str, Any]) -> None:
+def _one_step(what: dict[str, Any]) -> int:
+    """Measure in this process and print the result; returns the exit status."""
+    if what.get("denoise"):
+        return _one_picture(what)
     network = fresh(Contender(label="", model=what["model"], options=what["options"])).train()
     smallest = [1, what["batch"][1], SMALLEST, SMALLEST]
     batches = [batch_for(network, shape, what["sigma"]) for shape in (what["batch"], smallest)]
-
-    def added(batch: dict[str, torch.Tensor]) -> float:
-        """MiB that a step adds at its peak."""
-        Path("/proc/self/clear_refs").write_text("5")  # start the record of the peak anew
-        before = _status("VmRSS")
-        network.training_loss(**batch)[0].backward()
-        return (_status("VmHWM") - before) / 1024
-
-    for batch in batches:  # libraries allocate their own buffers, and gradients come to stay
-        added(batch)
-    whole, least = map(added, batches)
+    steps = [lambda batch=batch: network.training_loss(**batch)[0].backward() for batch in batches]
+    for step in steps:  # libraries allocate their own buffers, and gradients come to stay
+        _added(step)
+    whole, least = map(_added, steps)
     print(whole - least)
+    return 0
+
+
+def _one_picture(what: dict[str, Any]) -> int:
+    contender = Contender(
+        label="", model=what["model"], method=what["method"], options=what["options"], setting="eager"
+    )
+    torch.manual_seed(0)
+    noisy = torch.rand(*what["batch"])
+    method = _ready(contender, noisy.shape[1])
+    if method is None:
+        return NOT_INSTALLED
+    try:
+        method.denoise(
+            torch.rand(1, noisy.shape[1], 16, 16), what["sigma"]
+        )  # what is imported at first use does not count
+        print(_added(lambda: method.denoise(noisy, what["sigma"])))
+    except ImportError:
+        return NOT_INSTALLED
+    return 0
+
+
+def _added(step: Callable[[], object]) -> float:
+    """MiB that a step adds at its peak."""
+    Path("/proc/self/clear_refs").write_text("5")  # start the record of the peak anew
+    before = _status("VmRSS")
+    step()
+    return (_status("VmHWM") - before) / 1024
 
 
 def _status(key: str) -> int:
@@ -279,8 +335,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(ONE_STEP, metavar="JSON", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one_step:
-        _one_step(json.loads(options.one_step))
-        return 0
+        return _one_step(json.loads(options.one_step))
     rows = []
     try:
         with atomic(paths.results_dir() / "bench.csv") as temporary:  # opened first: measuring takes minutes

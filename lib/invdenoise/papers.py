@@ -389,6 +389,7 @@ class Place(Declared):
         across: condition that makes the columns.
         by: condition or "dataset" that makes a table of its own for each value.
         where: condition or "dataset" -> values: only our results at these belong to a printed number; all when missing.
+        sets: printed set -> the set of `data/sources.yaml` that it is, where the names differ ("celeba" -> "celeba-test").
         variant: of our results; the one that is judged.
         conventions: other variants that differ in how the number is measured.
         rows: printed method -> ours; or the name of another place that has the same rows.
@@ -402,6 +403,7 @@ class Place(Declared):
     across: str = "sigma"
     by: str | None = None
     where: dict[str, list[Any]] = {}
+    sets: dict[str, str] = {}
     variant: str = ""
     conventions: Conventions | None = None
     rows: dict[str, Row] | str
@@ -537,7 +539,7 @@ class Bench(Declared):
         vary: for memory, option of the model -> its values.
     """
 
-    measure: Literal["training step", "inference", "training memory"]
+    measure: Literal["training step", "inference", "training memory", "inference memory"]
     contenders: Annotated[tuple[Contender, ...], Listed, Field(min_length=1)]
     rounds: int = Field(3, gt=0)
     batch: list[int] = []

@@ -37,6 +37,7 @@ class InvDN(DenoisingNetwork):
         gradient_weight, ssim_weight: of two more terms of the backward loss (paper: tried, not used).
         identity_start: the last convolution of each subnet starts at zero. False is PyTorch's start, the paper's.
         constant_memory: recompute activations in the backward pass instead of storing them, see `InvertibleSequence`.
+        sigma: noise level of training in grey levels, for white noise; None for real noise.
     """
 
     display_name = "InvDN"
@@ -55,8 +56,9 @@ class InvDN(DenoisingNetwork):
         ssim_weight: float = 0.0,
         identity_start: bool = True,
         constant_memory: bool = False,
+        sigma: float | None = None,
     ):
-        super().__init__()
+        super().__init__(sigma=sigma)
         for key, value, allowed in (
             ("downsampling", downsampling, DOWNSAMPLINGS),
             ("forward_norm", forward_norm, NORMS),
