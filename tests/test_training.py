@@ -647,14 +647,15 @@ def test_too_many_validation_pictures_are_refused(declare):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """Weights before each step; the loss of steps in `spoiled` is not a number."""
-    watched = SimpleNamespace(before=[], spoiled=())
+    """Weights before each step; the loss of steps in `spoiled` is not a number, and that of steps in `exploding` far too large."""
+    watched = SimpleNamespace(before=[], spoiled=(), exploding=())
     loss_of = DenoisingNetwork.training_loss
 
     def training_loss(network, clean, noisy, sigma):
         watched.before.append({key: value.clone() for key, value in network.state_dict().items()})
         loss, logs = loss_of(network, clean, noisy, sigma)
-        return (loss * math.nan if len(watched.before) - 1 in watched.spoiled else loss), logs
+        step = len(watched.before) - 1
+        return loss * (math.nan if step in watched.spoiled else 1e9 if step in watched.exploding else 1), logs
 
     monkeypatch.setattr(DenoisingNetwork, "training_loss", training_loss)
     return watched
@@ -673,6 +674,21 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(declare, watched):
     assert all(math.isfinite(row["loss"]) for row in run.curve)
     assert all(torch.isfinite(value).all() for value in load_file(run.weights).values())
     assert json.loads((run.folder / "weights.json").read_text())["skipped_steps"] == 3
+
+
+@pytest.mark.parametrize(("skip_above", "left_out"), [(0, []), (1e6, [6])])
+def test_a_step_whose_gradient_explodes_is_skipped_where_the_recipe_says_so(declare, watched, skip_above, left_out):
+    declare(optimizer="adam", skip_above=skip_above)
+    watched.exploding = (6,)
+    run = quietly()
+    moved = [
+        any(not torch.equal(now[key], after[key]) for key in now)
+        for now, after in zip(watched.before, watched.before[1:], strict=False)
+    ]
+    assert [step for step, has in enumerate(moved) if not has] == left_out
+    assert run.curve[-1]["skipped"] == len(left_out)
+    largest = max(row["loss"] for row in run.curve)
+    assert largest > 1e3 if not left_out else largest < 1  # what is skipped is not in the mean either
 
 
 def test_a_skipped_step_leaves_running_statistics_alone(declare, monkeypatch):

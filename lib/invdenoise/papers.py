@@ -63,6 +63,8 @@ class Recipe(Declared):
         lr_factors: pattern of parameter names ("estimator.*") -> their learning rate as a fraction of `lr`; 0 freezes them.
             `*` stands for any part of a name. Factors of all patterns that match, and `start_ratio`, are multiplied.
         clip: largest norm of the gradient; 0 leaves it alone.
+        skip_above: a step whose gradient has a larger norm is left out and counted, as one that is not finite; 0 leaves none out. It is for
+            networks that run backwards, where a few batches explode and what they teach is wrong in any length.
         ema: decay of the averaged weights, which are the ones kept; 0 keeps the last.
         precision: of activations (weights stay float32): "float32", "bfloat16", or "fastest", see `kernels.resolve_precision`.
         compile: use a kernel of our own or torch.compile where there is one.
@@ -88,6 +90,7 @@ class Recipe(Declared):
     start_ratio: NotNegative = 1.0
     lr_factors: dict[str, NotNegative] = {}
     clip: NotNegative = 0.05
+    skip_above: NotNegative = 0.0
     ema: float = Field(0.998, ge=0, lt=1)
     precision: Literal["fastest", "float32", "bfloat16"] = "fastest"
     compile: bool = True

@@ -277,7 +277,7 @@ class _Trainer:
             norm = torch.nn.utils.clip_grad_norm_(params, recipe.clip or math.inf).item()
             figures = torch.stack([loss.detach().float(), *logs.values()])
             value, *others = self.accelerator.reduce(figures, "mean").tolist()
-            if math.isfinite(norm) and math.isfinite(value):
+            if math.isfinite(value) and norm < (recipe.skip_above or math.inf):  # a norm that is NaN is below nothing
                 self.optimizer.step()
                 self.ema.update_parameters(self.network)
                 self.logged.append({"loss": value, **dict(zip(logs, others, strict=True))})
