@@ -147,8 +147,9 @@ def compare(paper: Paper, place: str, results: Results | Path) -> pd.DataFrame:
 
     Results of the place's other `conventions` have rows of their own, whose `convention` is not empty. Their verdict is what it would be.
 
-    Pictures that stand in, and printed sets that nobody can have, come to "data not available". A mean over fewer pictures than the
-    set has comes to "not run". Both may have `ours`, and have no `difference`. Numbers of parameters and of operations depend on no set.
+    Pictures that stand in, and printed sets that nobody can have, come to "data not available"; for the latter, one of `ours` must have
+    been run on another set. A mean over fewer pictures than the set has comes to "not run". Both may have `ours`, and have no
+    `difference`. Numbers of parameters and of operations depend on no set. The column `dataset` has the names of the place's `sets`.
 
     Args:
         paper: as declared.
@@ -156,8 +157,8 @@ def compare(paper: Paper, place: str, results: Results | Path) -> pd.DataFrame:
         results: results folder.
 
     Raises:
-        ValueError: the paper prints nothing at the place, or has no such method there; a method or variant that no score of the place
-            declares; a condition in `where` that a score does not have; or two results belong to one number.
+        ValueError: the paper prints nothing at the place, or has no such method or set there; a method or variant that no score of the
+            place declares; a condition in `where` that a score does not have; an unknown set; or two results belong to one number.
     """
     results, declared, rows = as_results(results), paper.compare[place], paper.rows(place)
     check_place(paper, place, {**results.papers, paper.name: paper})
@@ -170,6 +171,10 @@ def compare(paper: Paper, place: str, results: Results | Path) -> pd.DataFrame:
         raise ValueError(
             f"{paper.name}, {place}: no printed method {unknown[0]!r}; there is {', '.join(here['method'].unique())}"
         )
+    for dataset, ours in declared.sets.items():
+        check_name(dataset, here["dataset"].unique(), f"{paper.name}, {place}", "printed set is called")
+        describe(ours)
+    here = here.assign(dataset=here["dataset"].replace(declared.sets))
     scores = [paper.score_name(score) for score in declared.reads]
     metrics = {name: metric for score in reversed(scores) for name, metric in results.metrics(score).items()}
     found = _Means(results, scores, declared.variant, declared.where)
@@ -244,7 +249,7 @@ def _line(number: Mapping[str, Any], label: str) -> dict[str, Any]:
 def _beside(line: dict[str, Any], ours: Mapping[str, str], metric: Metric, found: _Means) -> Iterator[dict[str, Any]]:
     """The number with each of our results that belong to it."""
     column = IN_COLUMNS.get(metric.name, metric.name)
-    elsewhere = []
+    elsewhere = some = False
     for name, note in ours.items():
         if metric.name in COUNTS:
             mean = found.any_of(name)
@@ -255,9 +260,10 @@ def _beside(line: dict[str, Any], ours: Mapping[str, str], metric: Metric, found
             available = mean["dataset"] == line["dataset"]
             complete = available and mean["num_images"] >= num_pictures(line["dataset"])
         elif found.any_of(name):
-            elsewhere.append(name)
+            elsewhere = True
         if not mean or pd.isna(mean.get(column)):
             continue
+        some = True
         value = float(mean[column])
         judged = verdict(
             line["published"], value if complete else None, metric,
@@ -267,7 +273,7 @@ def _beside(line: dict[str, Any], ours: Mapping[str, str], metric: Metric, found
             "ours": value, "verdict": judged, "family": name, "our_method": mean["method"], "our_note": note, "budget": mean["budget"],
             "num_images": mean["num_images"], **({"difference": value - line["published"]} if complete else {}),
         }  # fmt: skip
-    if len(elsewhere) == len(ours) and ours and not _can_be_had(line["dataset"]):
+    if elsewhere and not some and not _can_be_had(line["dataset"]):
         yield line | {"verdict": Verdict.NO_DATA}
 
 
