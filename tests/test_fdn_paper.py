@@ -285,7 +285,9 @@ BELOW = {
     "dncnn": -0.5, "invdn": -0.2, "dncnn-real": -0.6,
 }  # fmt: skip
 ABOUT_SCORES = (
-    "same-pictures",
+    "same-faces",
+    "same-flowers",
+    "same-birds",
     "blind",
     "faces",
     "flowers",
