@@ -152,7 +152,7 @@ def test_a_missing_score_is_made_again_with_what_hangs_on_it_and_no_more(graph):
     again = graph.run()
     assert again.returncode == 0
     hang_on_it = [name for name, drawing in graph.plan.drawings.items() if f"{SCORE}.csv" in drawing.scores]
-    assert set(hang_on_it) == {"linn/table1_psnr", "linn/training_cost", "winnet/nonblind_set12"}
+    assert set(hang_on_it) == {"linn/table1_psnr", "linn/training_cost", "winnet/nonblind_set12", "fdn/across_papers"}
     assert f"{len(hang_on_it) + 2} jobs to do" in again.stdout.splitlines()
     after = graph.written()
     assert after.keys() == before.keys()
