@@ -33,7 +33,7 @@ class DnCNN(DenoisingNetwork):
     Args:
         depth: convolutions (paper: 17 for one noise level, 20 for the blind network).
         num_features: channels in between (paper: 64).
-        sigma: noise level it is trained for, in grey levels; None for the blind network.
+        sigma: noise level it is trained for, in grey levels; None for a blind network, or for real noise.
         batch_norm: True as published, where convolutions have no bias. False for convolutions with bias and no
             normalisation: the form of the authors' weights and of `fold_batch_norm`.
         num_channels: 1 for gray, 3 for colour.
@@ -48,7 +48,7 @@ class DnCNN(DenoisingNetwork):
         self,
         depth: int = 17,
         num_features: int = 64,
-        sigma: float | None = 25.0,
+        sigma: float | None = None,
         batch_norm: bool = True,
         num_channels: int = 1,
     ):
