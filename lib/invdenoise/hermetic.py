@@ -7,12 +7,11 @@ on PYTHONPATH changes no result.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-import matplotlib
 
 from invdenoise import paths
 
@@ -46,7 +45,7 @@ def variables() -> dict[str, str]:
         "PYTHONPATH": str(paths.ROOT / "lib"),
         "PYTHONNOUSERSITE": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else every kernel prints a warning of its debugger
-        "MATPLOTLIBRC": str(Path(matplotlib.get_data_path()) / "matplotlibrc"),
+        "MATPLOTLIBRC": str(_matplotlib() / "mpl-data" / "matplotlibrc"),
         "MPLCONFIGDIR": str(cache / "invdenoise" / "matplotlib"),  # its cache of fonts
         "XDG_CACHE_HOME": str(cache),
     }
@@ -67,6 +66,11 @@ def applied() -> Iterator[None]:
             yield
         finally:
             _replace(before)
+
+
+def _matplotlib() -> Path:
+    """Its folder, found without importing it, which would take longer than the rest of this module."""
+    return Path(importlib.util.find_spec("matplotlib").origin).parent
 
 
 def _replace(environment: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pywt
 import torch
-from skimage.restoration import cycle_spin, denoise_nl_means, denoise_wavelet
+from skimage import restoration  # loaded where it is first used
 from torch import Tensor
 
 from invdenoise.models.base import Denoiser
@@ -152,7 +152,7 @@ class WaveletShrinkage(ClassicalDenoiser):
             "mode": self.mode,
             "method": self.rule,
         }
-        return cycle_spin(plane, denoise_wavelet, max_shifts=self.cycle_spins, workers=1, func_kw=options)
+        return restoration.cycle_spin(plane, restoration.denoise_wavelet, max_shifts=self.cycle_spins, workers=1, func_kw=options)
 
 
 class BayesShrink(WaveletShrinkage):
@@ -208,7 +208,7 @@ class NonLocalMeans(ClassicalDenoiser):
         )
 
     def _denoise(self, pixels: np.ndarray, sigma: float, channel_axis: int | None) -> np.ndarray:
-        return denoise_nl_means(
+        return restoration.denoise_nl_means(
             pixels,
             patch_size=self.patch_size,
             patch_distance=self.patch_distance,

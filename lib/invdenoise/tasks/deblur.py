@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage import restoration
+from skimage import restoration  # loaded where it is first used
 from torch import Tensor
 
 from invdenoise import methods
