@@ -152,7 +152,9 @@ class WaveletShrinkage(ClassicalDenoiser):
             "mode": self.mode,
             "method": self.rule,
         }
-        return restoration.cycle_spin(plane, restoration.denoise_wavelet, max_shifts=self.cycle_spins, workers=1, func_kw=options)
+        return restoration.cycle_spin(
+            plane, restoration.denoise_wavelet, max_shifts=self.cycle_spins, workers=1, func_kw=options
+        )
 
 
 class BayesShrink(WaveletShrinkage):
