@@ -298,3 +298,18 @@ def test_every_formula_of_the_notebooks_can_be_typeset():
                 found += len(formulas)
                 assert not [formula for formula in formulas if "\\" in formula], path  # a command that is not known
     assert found > 20
+
+
+def test_stored_outputs_name_no_folder_of_a_machine():
+    """Outputs that come with the repository were made somewhere; readers see paths below the checkout only."""
+    found = []
+    for file in sorted(paths.NOTEBOOKS.rglob("*.ipynb")):
+        for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+            outputs = [{**output, "data": _texts(output)} for output in cell.get("outputs", [])]
+            found += [f"{file.name}: {place}" for place in re.findall(r"/(?:tmp|home|root|Users)/[\w./-]*", str(outputs))]
+    assert not found
+
+
+def _texts(output):
+    """What an output shows as text; pictures are base64, in which any letters may stand."""
+    return {kind: text for kind, text in output.get("data", {}).items() if kind.startswith("text")}
