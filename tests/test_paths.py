@@ -53,6 +53,15 @@ def test_without_the_variables_everything_is_in_the_checkout(monkeypatch):
     assert (paths.results_dir(), paths.cache_dir()) == (paths.ROOT / "results", paths.ROOT / "data" / "cache")
 
 
+def test_an_installed_package_writes_to_the_current_folder_and_the_cache_of_the_user(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "INSTALLED", True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for variable in FOLDERS:
+        monkeypatch.setenv(variable, "")
+    assert (paths.results_dir(), paths.cache_dir()) == (tmp_path / "results", tmp_path / "cache" / "invdenoise")
+
+
 # --- Tests write elsewhere
 
 

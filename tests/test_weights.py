@@ -7,12 +7,22 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import Server, free_port
 
 from invdenoise import paths
 from invdenoise.files import sha256
 from invdenoise.models.dncnn import DnCNN
 from invdenoise.models.dninn import DnINN
-from invdenoise.weights import add_to_card, load_weights, read_card, save_weights, weights_path
+from invdenoise.weights import (
+    add_to_card,
+    can_be_had,
+    card_path,
+    load_weights,
+    read_card,
+    released_weights,
+    save_weights,
+    weights_path,
+)
 
 CARD = {"experiment": "made", "budget": "smoke"}
 SMALL = dict(num_pairs=1, num_layers=1, num_features=2)
@@ -190,3 +200,81 @@ def test_an_interrupted_save_leaves_the_old_weights(saved, monkeypatch):
         save_weights(network, path, CARD)
     assert path.read_bytes() == before and read_card(path)["experiment"] == "made"
     assert sorted(file.name for file in path.parent.iterdir()) == ["net.json", "net.safetensors"]
+
+
+# --- Released weights that are elsewhere
+
+
+@pytest.fixture
+def split(tmp_path, monkeypatch, saved):
+    """An installed package that has the card of "net" and not its weights; the folder that has them."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    saved[1].rename(elsewhere / "net.safetensors")
+    monkeypatch.setattr(paths, "RELEASED_WEIGHTS", tmp_path)  # with net.json
+    monkeypatch.setattr(paths, "INSTALLED", True)
+    monkeypatch.setenv("INVDENOISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("INVDENOISE_WEIGHTS", raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+    return elsewhere
+
+
+def card_of(name: str):
+    return read_card(released_weights(name), card_path(weights_path(name)))
+
+
+def test_weights_that_are_nowhere_are_named_with_the_remedies(split, monkeypatch, tmp_path):
+    assert not can_be_had("net")
+    with pytest.raises(FileNotFoundError) as caught:
+        released_weights("net")
+    assert str(caught.value) == (
+        f"no weights for net: net.safetensors is not in {tmp_path}; set INVDENOISE_WEIGHTS to a folder that has it, such as "
+        "results/weights of a checkout, or to the http address of such a folder (none is built in)"
+    )
+    monkeypatch.setenv("INVDENOISE_WEIGHTS", str(tmp_path / "wrong"))
+    assert not can_be_had("net")
+    with pytest.raises(FileNotFoundError, match=f"is not in {tmp_path}/wrong, which INVDENOISE_WEIGHTS names; set "):
+        released_weights("net")
+
+
+def test_a_network_that_was_never_released_is_to_be_trained(split):
+    with pytest.raises(FileNotFoundError, match="`python -m invdenoise.training other --budget laptop`"):
+        released_weights("other")
+
+
+def test_weights_are_taken_from_a_folder_by_the_card_of_the_package(split, monkeypatch):
+    monkeypatch.setenv("INVDENOISE_WEIGHTS", str(split))
+    assert can_be_had("net") and not can_be_had("other")
+    assert released_weights("net") == split / "net.safetensors" and card_of("net")["experiment"] == "made"
+    flip_a_bit(split / "net.safetensors")
+    with pytest.raises(ValueError, match="does not match its card .*, or take the file of the same release"):
+        card_of("net")
+
+
+def test_weights_are_fetched_once_from_an_address_and_verified(split, monkeypatch, tmp_path):
+    server = Server(split)
+    monkeypatch.setenv("INVDENOISE_WEIGHTS", server.address + "/")
+    assert can_be_had("net")
+    assert released_weights("net") == tmp_path / "cache" / "weights" / "net.safetensors"
+    assert card_of("net")["sha256"] == sha256(split / "net.safetensors")
+    server.close()
+    assert card_of("net")["experiment"] == "made"  # from the cache
+
+
+def test_other_weights_at_an_address_are_refused(split, monkeypatch, tmp_path):
+    flip_a_bit(split / "net.safetensors")
+    server = Server(split)
+    monkeypatch.setenv("INVDENOISE_WEIGHTS", server.address)
+    with pytest.raises(ValueError, match="net.safetensors of http.* cannot be used: .*hash"):
+        released_weights("net")
+    server.close()
+    assert not list((tmp_path / "cache").rglob("net*"))
+
+
+def test_an_address_that_does_not_answer_is_one_line_without_its_password(split, monkeypatch):
+    monkeypatch.setenv("INVDENOISE_WEIGHTS", f"http://me:secret@127.0.0.1:{free_port()}")
+    with pytest.raises(
+        FileNotFoundError, match="net.safetensors could not be fetched from http://.*; set INVDENOISE"
+    ) as error:
+        released_weights("net")
+    assert "secret" not in str(error.value) and "\n" not in str(error.value)

@@ -13,7 +13,15 @@ from invdenoise.files import sha256
 from invdenoise.models import classical
 from invdenoise.models.base import Denoiser
 from invdenoise.papers import BUDGETS, Network, resolve
-from invdenoise.weights import load_weights, read_card, weights_path
+from invdenoise.weights import (
+    can_be_had,
+    card_path,
+    load_weights,
+    read_card,
+    released_weights,
+    training_command,
+    weights_path,
+)
 
 AUTHORS = "authors"  # budget on the card of weights that others trained
 
@@ -61,11 +69,14 @@ def _with_authors_weights(name: str, weights: Path | str | None) -> nn.Module:
 
 def _trained_here(declared: Network, budget: str | None, weights: Path | str | None) -> nn.Module:
     network = declared.build()
-    path = Path(weights) if weights else weights_path(declared.name, budget)
-    if not path.exists():
-        command = f"make train EXPERIMENT={declared.name} BUDGET={budget or 'laptop'}"
-        raise FileNotFoundError(f"no weights for {declared.name} at {path}; train them with `{command}`")
-    network.card = read_card(path)
+    if weights is None and budget is None:
+        path, card = released_weights(declared.name), card_path(weights_path(declared.name))
+    else:
+        path, card = Path(weights) if weights else weights_path(declared.name, budget), None
+        if not path.exists():
+            command = training_command(declared.name, budget)
+            raise FileNotFoundError(f"no weights for {declared.name} at {path}; train them with `{command}`")
+    network.card = read_card(path, card)
     if (theirs := network.card["experiment"]) != declared.name:
         raise ValueError(f"{path} holds the weights of {theirs}, not of {declared.name}; load them by that name")
     load_weights(network, path)
@@ -156,7 +167,7 @@ def _missing(name: str, trained_here: tuple[str, ...] = ()) -> str:
     if name in classical.METHODS:
         return "" if classical.is_installed(name) else "package not installed"
     for part in parts_of(name):
-        if part not in (*papers.authors(), *trained_here) and not weights_path(part).exists():
+        if part not in (*papers.authors(), *trained_here) and not can_be_had(part):
             return f"no released weights{_of(part, name)}"
     return ""
 

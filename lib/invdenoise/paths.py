@@ -1,4 +1,8 @@
-"""Where things are. Everything hangs on this file's place in the checkout; nothing depends on the current folder."""
+"""Where things are. In a checkout everything hangs on this file's place, and nothing depends on the current folder.
+
+An installed package has what it reads in its own folder `share`, laid out as in a checkout (see setup.py). It writes results to
+`results/` of the current folder, and keeps downloads and compiled kernels in the user's cache.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import os
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]  # the checkout
+SHARE = Path(__file__).resolve().with_name("share")
+INSTALLED = SHARE.is_dir()
+ROOT = SHARE if INSTALLED else Path(__file__).resolve().parents[2]  # the checkout
 DATA = ROOT / "data"
 SOURCES = DATA / "sources.yaml"  # where each dataset comes from
 REGISTRY = DATA / "registry"  # per dataset: files and their SHA-256
@@ -20,12 +26,18 @@ PLAIN = re.compile(r"\w[\w.+=-]*")  # a name that is one part of a path
 
 def results_dir() -> Path:
     """What `make paper` and `make train` write to: `results/`, or the folder named by INVDENOISE_RESULTS."""
-    return _named_by("INVDENOISE_RESULTS") or ROOT / "results"
+    return _named_by("INVDENOISE_RESULTS") or (Path.cwd() if INSTALLED else ROOT) / "results"
 
 
 def cache_dir() -> Path:
-    """Downloaded files: `data/cache/`, or the folder named by INVDENOISE_CACHE."""
-    return _named_by("INVDENOISE_CACHE") or DATA / "cache"
+    """Downloaded files and compiled kernels: `data/cache/`, or the folder named by INVDENOISE_CACHE."""
+    if named := _named_by("INVDENOISE_CACHE"):
+        return named
+    if not INSTALLED:
+        return DATA / "cache"
+    import pooch  # here, since `make clean` must do with the standard library
+
+    return pooch.os_cache("invdenoise")
 
 
 def _named_by(variable: str) -> Path | None:

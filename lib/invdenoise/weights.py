@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pooch
 import torch
 from safetensors.torch import load_file, save_file
 
 from invdenoise import paths
+from invdenoise.data.fetch import masked
 from invdenoise.files import atomic, sha256
 from invdenoise.paths import plain_name
+
+ELSEWHERE = "INVDENOISE_WEIGHTS"  # environment variable: a folder or an address that has released weights
 
 
 def weights_path(name: str, budget: str | None = None) -> Path:
@@ -24,6 +29,79 @@ def weights_path(name: str, budget: str | None = None) -> Path:
     if budget is None:
         return paths.RELEASED_WEIGHTS / f"{name}.safetensors"
     return paths.runs_dir() / name / plain_name(budget, "budget") / "weights.safetensors"
+
+
+def can_be_had(name: str) -> bool:
+    """Whether `released_weights` has or can fetch the weights of a network. Nothing is fetched; an address is believed."""
+    path = weights_path(name)
+    if path.exists():
+        return True
+    elsewhere = os.environ.get(ELSEWHERE, "").strip()
+    if not elsewhere or not card_path(path).exists():
+        return False
+    return "://" in elsewhere or (_folder(elsewhere) / path.name).exists()
+
+
+def released_weights(name: str) -> Path:
+    """File of the released weights of a network. Its card is `card_path(weights_path(name))`.
+
+    An installed package has all cards and the small weights. Others are taken from where INVDENOISE_WEIGHTS says: a folder, or
+    an http address, from which they are fetched once, by the SHA-256 of the card, to `cache_dir()/weights`.
+
+    Raises:
+        FileNotFoundError: the file is not to be had; names it and the remedies.
+        ValueError: the address has another file of that name.
+    """
+    path = weights_path(name)
+    if path.exists():
+        return path
+    if not card_path(path).exists():
+        raise FileNotFoundError(f"no weights for {name} at {path}; train them with `{training_command(name)}`")
+    elsewhere = os.environ.get(ELSEWHERE, "").strip()
+    if "://" in elsewhere:
+        return _fetched(path, elsewhere)
+    file = _folder(elsewhere) / path.name if elsewhere else path
+    if file.exists():
+        return file
+    found = f"is not in {file.parent}, which {ELSEWHERE} names" if elsewhere else f"is not in {path.parent}"
+    raise FileNotFoundError(f"no weights for {name}: {path.name} {found}; {_remedies(path)}")
+
+
+def _folder(elsewhere: str) -> Path:
+    return Path(os.path.expanduser(os.path.expandvars(elsewhere))).absolute()
+
+
+def _remedies(path: Path) -> str:
+    """How to get released weights that are not where they belong."""
+    restore = "" if paths.INSTALLED else f"restore it with `git checkout {paths.shown(path)}`, or "
+    return (
+        f"{restore}set {ELSEWHERE} to a folder that has it, such as results/weights of a checkout, or to the http address of "
+        "such a folder (none is built in)"
+    )
+
+
+def _fetched(path: Path, address: str) -> Path:
+    """The weights from an address, verified by the card that came with the library."""
+    expected = json.loads(card_path(path).read_text(encoding="utf-8"))["sha256"]
+    try:
+        file = pooch.retrieve(
+            f"{address.rstrip('/')}/{path.name}", f"sha256:{expected}", path.name, paths.cache_dir() / "weights"
+        )
+    except ValueError as error:  # another hash, or an address of an unknown kind
+        raise ValueError(f"{path.name} of {masked(address)} cannot be used: {masked(str(error))}") from None
+    except OSError as error:  # what requests raises, too
+        reason = masked(" ".join(str(error).split()))
+        raise FileNotFoundError(
+            f"{path.name} could not be fetched from {masked(address)}: {reason}; {_remedies(path)}"
+        ) from None
+    return Path(file)
+
+
+def training_command(name: str, budget: str | None = None) -> str:
+    """The command that trains a network; None takes the budget of most released weights."""
+    if paths.INSTALLED:
+        return f"python -m invdenoise.training {name} --budget {budget or 'laptop'}"
+    return f"make train EXPERIMENT={name} BUDGET={budget or 'laptop'}"
 
 
 def card_path(weights: Path) -> Path:
@@ -49,14 +127,17 @@ def add_to_card(weights: Path, **entries: Any) -> None:
     _write_card(weights, {**read_card(weights), **entries})
 
 
-def read_card(weights: Path) -> dict[str, Any]:
+def read_card(weights: Path, card: Path | None = None) -> dict[str, Any]:
     """The card of a weights file.
+
+    Args:
+        card: its file; None for the one beside the weights.
 
     Raises:
         FileNotFoundError: no card.
         ValueError: the card is damaged, or belongs to another file: the weights were altered or truncated.
     """
-    path = card_path(weights)
+    path = card or card_path(weights)
     if not path.exists():
         raise FileNotFoundError(
             f"{weights.name} has no card {path.name} beside it; weights without origin are not used"
@@ -69,16 +150,18 @@ def read_card(weights: Path) -> dict[str, Any]:
     if (found := sha256(weights)) != expected:
         raise ValueError(
             f"{weights} does not match its card (SHA-256 {found[:12]}, card {expected[:12]}): truncated or altered; "
-            f"{_restore(weights)}train it again"
+            f"{_restore(weights)}"
         )
     return card
 
 
 def _restore(weights: Path) -> str:
     """How to get back released weights; local ones are kept nowhere else."""
-    if not weights.absolute().is_relative_to(paths.RELEASED_WEIGHTS):
-        return ""
-    return f"restore it with `git checkout {weights.absolute().relative_to(paths.ROOT)}` or "
+    if weights.absolute().parent == paths.RELEASED_WEIGHTS:
+        if paths.INSTALLED:
+            return "install the package again"
+        return f"restore it with `git checkout {weights.absolute().relative_to(paths.ROOT)}` or train it again"
+    return "train it again, or take the file of the same release"
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> None:
