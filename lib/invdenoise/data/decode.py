@@ -1,6 +1,7 @@
-"""Picture files as 8-bit pixels, by what their numbers mean: bits in use, black and white, order of colours.
+"""Picture files as pixels, by what their numbers mean: bits in use, black and white, order of colours.
 
-A file whose black and white are unknown is refused. What is assumed or left out is told in a note.
+Pixels have 8 bits, or are as the file stores them (`read_stored`). A file whose black and white are unknown is refused. What is
+assumed or left out is told in a note.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,9 @@ UNSIGNED, SIGNED = 1, 2  # values of SAMPLE_FORMAT
 
 ORIENTATION, INTEROPERABILITY = 0x0112, 0xA005  # EXIF
 SRGB_GAMMA = 0.45455  # as PNG stores it
+
+GRAY = ("1", "L", "LA", "La")  # modes without colour
+TAKE_ALL_BITS = "; give bits=16 to take the values as they are"  # the remedy of `read_upright`
 
 
 class Refused(ValueError):
@@ -62,6 +67,88 @@ def read_upright(path: Path, bits: int | None = None) -> tuple[np.ndarray, list[
         return _upright(_eight_bits(image, path, bits, notes), notes)
 
     return _opened(path, decode), notes
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A picture with the numbers of its file, upright.
+
+    Attributes:
+        values: uint8 or uint16, `(H, W)` gray or `(H, W, 3)` colour.
+        alpha: opacity, `(H, W)` of the same type; None where the file has none.
+        black, white: the numbers that mean black and white.
+        profile: ICC profile of the values; empty where the file has none.
+    """
+
+    values: np.ndarray
+    alpha: np.ndarray | None
+    black: float
+    white: float
+    profile: bytes
+
+    def pixels(self) -> np.ndarray:
+        """The values as float32, black at 0 and white at 1."""
+        return ((self.values - self.black) / (self.white - self.black)).astype(np.float32)
+
+    def with_pixels(self, pixels: np.ndarray) -> Stored:
+        """The same picture with other pixels of the same shape and scale; they are clipped to [0, 1], then rounded."""
+        values = pixels.astype(np.float64).clip(0, 1) * (self.white - self.black) + self.black
+        return replace(self, values=np.rint(values).astype(self.values.dtype))
+
+
+def read_stored(path: Path) -> tuple[Stored, list[str]]:
+    """A picture at the depth of its file, with its opacity and colour profile; and what was assumed or left out.
+
+    Args:
+        path: an existing file.
+
+    Raises:
+        ValueError: as `read_upright`; also more than 16 bits a channel, and inks or premultiplied colours of 16 bits.
+    """
+    notes: list[str] = []
+
+    def decode(image: Image.Image) -> Stored:
+        inks = image.mode == "CMYK"  # their profile does not fit RGB
+        profile = b"" if inks else image.info.get("icc_profile") or b""
+        notes.extend(_left_out(image, path, keeps_profile=bool(profile)))
+        deep = _deep(image, path, None, notes)
+        if deep is None:
+            return _stored_8_bits(image, profile)
+        premultiplied = any(_raw_mode(tile).startswith("RGBa") for tile in image.tile)
+        if deep.values.dtype != np.uint16 or inks or premultiplied:
+            what = "inks" if inks else "premultiplied colours" if premultiplied else "more than 16 bits"
+            raise Refused(
+                f"{path} has {what} of more than 8 bits, which would not be kept; save it as RGB of 8 or 16 bits"
+            )
+        values, alpha = deep.values, deep.alpha
+        if deep.inverted:
+            values = (deep.black + deep.white - values).astype(np.uint16)
+        if alpha is not None and deep.opaque != 65535:
+            alpha = np.rint(alpha / deep.opaque * 65535).astype(np.uint16)
+        turned = _turned(values, image)
+        return Stored(turned, None if alpha is None else _turned(alpha, image), deep.black, deep.white, profile)
+
+    stored = _opened(path, decode)
+    return stored, [note.removesuffix(TAKE_ALL_BITS) for note in notes]
+
+
+def _stored_8_bits(image: Image.Image, profile: bytes) -> Stored:
+    upright, alpha = ImageOps.exif_transpose(image), None
+    gray = upright.mode in GRAY
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        alpha = np.array(upright.getchannel("A"))
+    return Stored(np.array(upright.convert("L" if gray else "RGB")), alpha, 0, 255, profile)
+
+
+def _turned(values: np.ndarray, source: Image.Image) -> np.ndarray:
+    """16-bit values `(H, W)` or `(H, W, C)`, upright, without an axis of one channel."""
+    planes = []
+    for plane in np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0):
+        picture = Image.fromarray(np.ascontiguousarray(plane, np.uint16))
+        _set_orientation(picture, source)
+        planes.append(np.array(ImageOps.exif_transpose(picture)))
+    return planes[0] if len(planes) == 1 else np.stack(planes, -1)
 
 
 def read_as(path: Path, mode: str) -> np.ndarray:
@@ -113,8 +200,40 @@ def _open(path: Path) -> Iterator[Image.Image]:
 # --- What the numbers mean
 
 
+@dataclass(frozen=True, eq=False)
+class _Deep:
+    """Numbers of more than 8 bits, as decoded and not yet turned.
+
+    Attributes:
+        values: `(H, W)` or `(H, W, C)`, without opacity.
+        alpha: opacity, `(H, W, 1)`, where `opaque` is fully opaque; or None.
+        black, white: the numbers that mean black and white.
+        inverted: `values` are still to be inverted.
+    """
+
+    values: np.ndarray
+    alpha: np.ndarray | None
+    opaque: float
+    black: float
+    white: float
+    inverted: bool
+
+
 def _eight_bits(image: Image.Image, path: Path, bits: int | None, notes: list[str]) -> Image.Image:
     """The picture with 8 bits a channel or fewer. The upper 8 bits of those in use are kept."""
+    deep = _deep(image, path, bits, notes)
+    if deep is None:
+        return image
+    levels = _levels(deep.values, deep.black, deep.white)
+    if deep.inverted:
+        levels = 255 - levels
+    if deep.alpha is not None:
+        levels = np.dstack([levels, _levels(deep.alpha, 0, deep.opaque)])
+    return _image_of(levels, image)
+
+
+def _deep(image: Image.Image, path: Path, bits: int | None, notes: list[str]) -> _Deep | None:
+    """The numbers of a picture of more than 8 bits a channel, and what they mean; None for another one."""
     tags = image.tag_v2 if image.format == "TIFF" else {}
     if image.mode == "CMYK":
         notes.append("inks (CMYK) are converted to RGB without a profile, so colours are approximate")
@@ -134,7 +253,7 @@ def _eight_bits(image: Image.Image, path: Path, bits: int | None, notes: list[st
             raise Refused(f"{path} has 8 bits a channel or fewer; leave out bits={bits}")
         if image.mode == "LAB":
             raise Refused(f"{path} has CIELAB colours, which need a profile; convert it to RGB")
-        return image
+        return None
 
     opaque = samples[..., :-1] if samples.ndim == 3 and samples.shape[2] in (2, 4) and image.mode != "CMYK" else samples
     integers = samples.dtype == np.uint16
@@ -148,17 +267,15 @@ def _eight_bits(image: Image.Image, path: Path, bits: int | None, notes: list[st
         black, white = 0, 2**bits - 1
     if white is None:
         white = _white_of_bits_in_use(int(opaque.max()), notes)
-    levels = _levels(opaque, black, white)
-    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts 8 bits only
-        levels = 255 - levels
+    alpha, top = None, white
     if opaque is not samples:  # the last channel is opacity
         alpha = samples[..., -1:]
         top = 65535 if int(alpha.max()) > white else white
-        levels = np.concatenate([levels, _levels(alpha, 0, top)], -1)
     elif isinstance(key := image.info.get("transparency"), (int, tuple)):  # PNG: the colour that is transparent
         hidden = (samples.reshape(*samples.shape[:2], -1) == np.array(key)).all(-1)
-        levels = np.dstack([levels, np.where(hidden, 0, 255).astype(np.uint8)])
-    return _image_of(levels, image)
+        alpha, top = np.where(hidden, 0, 65535).astype(np.uint16)[..., None], 65535
+    inverted = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO  # Pillow inverts 8 bits only
+    return _Deep(opaque, alpha, top, black, white, inverted)
 
 
 def _levels(samples: np.ndarray, black: float, white: float) -> np.ndarray:
@@ -180,8 +297,8 @@ def _white_of_bits_in_use(brightest: int, notes: list[str]) -> int:
     if brightest == 0 or used > 14 and brightest != 2**15 - 1:
         return 65535
     notes.append(
-        f"its brightest value is {brightest} of 65535, so {used} bits are taken to be in use, and {2**used - 1} to be white; "
-        "give bits=16 to take the values as they are"
+        f"its brightest value is {brightest} of 65535, so {used} bits are taken to be in use, and {2**used - 1} to be white"
+        f"{TAKE_ALL_BITS}"
     )
     return 2**used - 1
 
@@ -228,9 +345,14 @@ def _image_of(levels: np.ndarray, source: Image.Image) -> Image.Image:
     four = "CMYK" if source.mode == "CMYK" else "RGBa" if premultiplied else "RGBA"
     mode = "L" if levels.ndim == 2 else {2: "LA", 3: "RGB", 4: four}[levels.shape[2]]
     picture = Image.frombytes(mode, size, np.ascontiguousarray(levels).tobytes())
+    _set_orientation(picture, source)
+    return picture.convert("RGBA") if premultiplied else picture
+
+
+def _set_orientation(picture: Image.Image, source: Image.Image) -> None:
+    """Let a picture made of the pixels of `source` be turned as that is."""
     if source.format != "TIFF":  # Pillow turns those on loading
         picture.getexif()[ORIENTATION] = source.getexif().get(ORIENTATION, 1)
-    return picture.convert("RGBA") if premultiplied else picture
 
 
 def _netpbm(image: Image.Image, path: Path) -> tuple[np.ndarray, int | None] | None:
@@ -342,13 +464,13 @@ def _check_jpeg2000(image: Image.Image, path: Path) -> None:
 # --- What is left out
 
 
-def _left_out(image: Image.Image, path: Path) -> list[str]:
+def _left_out(image: Image.Image, path: Path, keeps_profile: bool = False) -> list[str]:
     notes = []
     if (pages := _num_pages(image, path)) > 1:
         notes.append(f"only the first of {pages} {'pages' if image.format == 'TIFF' else 'frames'} is read")
     if image.format == "TIFF" and 0 in (extra := image.tag_v2.get(EXTRA_SAMPLES, ())):
         notes.append(f"{extra.count(0)} further channel{'s' if extra.count(0) > 1 else ''} of unknown meaning left out")
-    if profile := _profile(image):
+    if not keeps_profile and (profile := _profile(image)):
         notes.append(
             f"its colour profile ({profile}) is dropped, so colours may differ; convert it to sRGB to keep them"
         )
@@ -391,7 +513,7 @@ def _profile(image: Image.Image) -> str:
 
 def _upright(image: Image.Image, notes: list[str]) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
-    gray = image.mode in ("1", "L", "LA", "La")
+    gray = image.mode in GRAY
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getextrema()[3][0] < 255:

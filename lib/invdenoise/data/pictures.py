@@ -13,6 +13,7 @@ import importlib.resources
 import io
 import os
 import re
+import struct
 import warnings
 import zipfile
 import zlib
@@ -24,10 +25,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import putchunk
 from torch import Tensor
 
 from invdenoise.data import categories
-from invdenoise.data.decode import read_as, read_upright
+from invdenoise.data.decode import Stored, read_as, read_upright
 from invdenoise.data.fetch import (
     CorruptFile,
     Dataset,
@@ -627,6 +629,20 @@ def read_picture(path: str | Path, bits: int | None = None) -> Picture:
         ValueError: a folder, an empty or damaged file, no picture, a raw file, or one whose black and white are unknown, such as
             32-bit pixels without a declared range.
     """
+    path = picture_file(path)
+    pixels, notes = read_upright(path, bits)
+    for note in notes:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
+    return Picture(path.stem, pixels)
+
+
+def picture_file(path: str | Path) -> Path:
+    """The path of a file that may be a picture, with `~` as the home folder.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a folder, no regular file, or an empty one.
+    """
     path = _expanded(path)
     if not path.exists():
         raise FileNotFoundError(f"no picture {path}; check the name (the current folder is {Path.cwd()})")
@@ -636,10 +652,7 @@ def read_picture(path: str | Path, bits: int | None = None) -> Picture:
         )
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); save or download it again")
-    pixels, notes = read_upright(path, bits)
-    for note in notes:
-        warnings.warn(f"{path}: {note}", stacklevel=2)
-    return Picture(path.stem, pixels)
+    return path
 
 
 def _expanded(path: str | Path) -> Path:
@@ -681,3 +694,50 @@ def write_picture(path: str | Path, pixels: Tensor) -> Path:
     with atomic(path) as temporary:
         Image.fromarray(array).save(temporary)
     return path
+
+
+def write_stored(path: Path, picture: Stored) -> None:
+    """Write a picture with its depth, opacity and colour profile, as PNG or TIFF by the suffix. The file is whole or not there.
+
+    Raises:
+        ValueError: the suffix is neither .png nor .tif.
+    """
+    values = picture.values.reshape(*picture.values.shape[:2], -1)
+    if picture.alpha is not None:
+        values = np.dstack([values, picture.alpha])
+    with atomic(path) as temporary:
+        if path.suffix == ".tif":
+            from tifffile import imwrite  # imported here to start fast
+
+            kind = "minisblack" if values.shape[2] < 3 else "rgb"
+            opacity = None if picture.alpha is None else ["unassalpha"]
+            imwrite(
+                temporary, values.squeeze(2) if values.shape[2] == 1 else values, photometric=kind, planarconfig="contig",
+                extrasamples=opacity, iccprofile=picture.profile or None, metadata=None,
+            )  # fmt: skip
+        elif path.suffix != ".png":
+            raise ValueError(f"{path.name} ends in neither .png nor .tif, the formats that keep every picture as it is")
+        elif values.dtype == np.uint8:
+            plain = values.squeeze(2) if values.shape[2] == 1 else values
+            Image.fromarray(plain).save(temporary, format="PNG", icc_profile=picture.profile or None)
+        else:
+            temporary.write_bytes(_png_of_16_bits(values, picture.profile))
+
+
+def _png_of_16_bits(values: np.ndarray, profile: bytes) -> bytes:
+    """A PNG file of uint16 values `(H, W, C)`, C 1 to 4: gray or colour, the last of two or four is opacity.
+
+    Pillow writes 16 bits of gray only. Rows are stored as differences to the row above (filter 2), which compress better.
+    """
+    height, width, channels = values.shape
+    rows = values.astype(">u2").reshape(height, -1).view(np.uint8)
+    rows = np.concatenate([rows[:1], rows[1:] - rows[:-1]])  # modulo 256
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    file = io.BytesIO(b"\x89PNG\r\n\x1a\n")
+    file.seek(0, io.SEEK_END)
+    putchunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    if profile:
+        putchunk(file, b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile))
+    putchunk(file, b"IDAT", zlib.compress(np.pad(rows, ((0, 0), (1, 0)), constant_values=2).tobytes()))
+    putchunk(file, b"IEND")
+    return file.getvalue()
