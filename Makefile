@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 BUDGET ?= released
 PAPER ?= all
+FIGURE ?=
 PROFILE ?= profiles/slurm
 PYTHON ?= python3
 # Processes of the tests. nproc would take OMP_NUM_THREADS for a number of cores.
@@ -19,11 +20,11 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport PYTHONHOME PYTHONSTARTUP
 
 ifeq ($(BIN),.venv/bin)
-ENV := .venv/.ready $(if $(BM3D),.venv/.bm3d)
+ENV := .venv/.ready .venv/bin/invdenoise $(if $(BM3D),.venv/.bm3d)
 endif
 
 help: ## print this
-	@echo "Usage: make TARGET [BUDGET=released|smoke|laptop|paper] [PAPER=all|<folder of notebooks/>] [CORES=n] [BM3D=1]"
+	@echo "Usage: make TARGET [BUDGET=released|smoke|laptop|paper] [PAPER=all|<folder of notebooks/>] [FIGURE=<folder>/<name>] [CORES=n] [BM3D=1]"
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(ENV) ## set up .venv from requirements.txt (other targets do it by themselves); BM3D=1 adds BM3D, for non-commercial use only
@@ -35,6 +36,10 @@ env: $(ENV) ## set up .venv from requirements.txt (other targets do it by themse
 	@echo "$(CURDIR)/lib" > "$$(.venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/invdenoise.pth"
 	@touch $@
 
+# The command of pyproject.toml, without installing the checkout as a package.
+.venv/bin/invdenoise: .venv/.ready
+	@printf '%s\n' '#!/bin/sh' 'exec "$$(dirname "$$0")/python" -m invdenoise "$$@"' > $@ && chmod +x $@
+
 # Its licence allows non-commercial use only, so it is installed where it is asked for.
 .venv/.bm3d: requirements-bm3d.txt .venv/.ready
 	.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements-bm3d.txt
@@ -43,8 +48,8 @@ env: $(ENV) ## set up .venv from requirements.txt (other targets do it by themse
 data: $(ENV) ## fetch every dataset, and list what is there and what could not be had
 	python -m invdenoise.data.fetch
 
-paper: $(ENV) ## regenerate every table, figure and the report from the released weights; BUDGET=smoke trains too, PAPER=<folder> is one paper
-	python -m invdenoise.run --budget $(BUDGET) --paper $(PAPER)$(if $(CORES), --cores $(CORES))
+paper: $(ENV) ## regenerate every table, figure and the report from the released weights; BUDGET=smoke trains too, PAPER=<folder> is one paper, FIGURE=<folder>/<name> one figure or table
+	python -m invdenoise.run --budget $(BUDGET) --paper $(PAPER)$(if $(FIGURE), --figure $(FIGURE))$(if $(CORES), --cores $(CORES))
 
 train: $(ENV) ## train or resume one network: make train EXPERIMENT=<name> BUDGET=laptop
 	@test -n "$(EXPERIMENT)" || { echo "error: name a network of notebooks/*/paper.yaml: make train EXPERIMENT=<name> BUDGET=laptop"; exit 2; }
@@ -68,7 +73,7 @@ bench: $(ENV) ## measure speed and memory against the targets -> results/bench.c
 	python -m invdenoise.bench
 
 cluster: $(ENV) ## the same graph through SLURM; PROFILE=<folder> names the cluster's settings, CORES=n CPUs of a training: profiles/README.md
-	python -m invdenoise.run --budget $(BUDGET) --paper $(PAPER) --profile $(PROFILE)$(if $(CORES), --cores $(CORES))
+	python -m invdenoise.run --budget $(BUDGET) --paper $(PAPER) --profile $(PROFILE)$(if $(FIGURE), --figure $(FIGURE))$(if $(CORES), --cores $(CORES))
 
 release: $(ENV) ## maintainers: make the local run the released one, and refresh the READMEs' tables
 	python -m invdenoise.report.release

@@ -67,7 +67,7 @@ FRONT = """
 import sys
 from pathlib import Path
 from unittest.mock import MagicMock
-for name in ("papers", "plan", "data.fetch", "report.compare", "report.tables"):
+for name in ("papers", "plan", "data.fetch", "report.compare", "report.tables", "tasks.base"):
     sys.modules["invdenoise." + name] = MagicMock()
 from invdenoise import paths, run
 paths.ROOT = Path(sys.argv[1])

@@ -54,7 +54,19 @@ def make(tmp_path):
     def run(*arguments: str, **changes: str | None) -> subprocess.CompletedProcess:
         """Keywords change environment variables; None removes one."""
         # `make test BM3D=1` puts what it was given into the environment of the tests.
-        given_to_make = ("MAKE", "MFLAGS", "BIN", "BM3D", "BUDGET", "CORES", "EXPERIMENT", "PAPER", "PROFILE", "PYTHON")
+        given_to_make = (
+            "MAKE",
+            "MFLAGS",
+            "BIN",
+            "BM3D",
+            "BUDGET",
+            "CORES",
+            "EXPERIMENT",
+            "FIGURE",
+            "PAPER",
+            "PROFILE",
+            "PYTHON",
+        )
         inherited = {key: value for key, value in os.environ.items() if key not in given_to_make and key[:4] != "MAKE"}
         given = {key: value for key, value in (inherited | changes).items() if value is not None}
         return subprocess.run(["make", *arguments], cwd=tmp_path, env=given, capture_output=True, text=True)
@@ -150,6 +162,10 @@ def test_commands_named_in_texts_are_targets():
         ),
         (["paper", "CORES=1"], "python -m invdenoise.run --budget released --paper all --cores 1"),
         (["paper"], "python -m invdenoise.run --budget released --paper all"),
+        (
+            ["paper", "FIGURE=linn/table1_psnr"],
+            "python -m invdenoise.run --budget released --paper all --figure linn/table1_psnr",
+        ),
         (["cluster"], "python -m invdenoise.run --budget released --paper all --profile profiles/slurm"),
         (
             ["cluster", "BUDGET=laptop", "PAPER=linn", "PROFILE=mine", "CORES=8"],
@@ -164,6 +180,18 @@ def test_commands_named_in_texts_are_targets():
 )
 def test_a_target_runs_the_command_it_promises(make, arguments, command):
     assert command in make("--dry-run", "BIN=elsewhere/bin", *arguments).stdout.splitlines()
+
+
+def test_the_environment_has_the_command_and_an_older_one_gets_it(make, tmp_path):
+    """Nothing is installed for it: `.ready` is there, so pip does not run."""
+    folder = tmp_path / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "python").write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
+    (folder / "python").chmod(0o755)
+    (tmp_path / ".venv" / ".ready").touch()
+    assert make("env").returncode == 0
+    done = subprocess.run([folder / "invdenoise", "denoise", "my photo.jpg"], capture_output=True, text=True)
+    assert done.stdout == "-m|invdenoise|denoise|my photo.jpg|"
 
 
 def test_training_without_an_experiment_says_what_to_type(make):

@@ -107,6 +107,45 @@ def test_a_job_is_a_method_on_a_set(made_up):
     ]
 
 
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_figure_alone_has_the_scores_that_it_reads_and_no_more(budget, made_up):
+    whole, alone = make_plan(budget), make_plan(budget, figure="toy/bars")
+    assert list(alone.drawings) == ["toy/bars"] and alone.scores == ("toy/table",)
+    assert alone.jobs == {name: job for name, job in whole.jobs.items() if job.score == "toy/table"}
+    assert alone.drawings["toy/bars"] == whole.drawings["toy/bars"]
+    assert alone.fact_texts() == {
+        name: text
+        for name, text in whole.fact_texts().items()
+        if name
+        in {f"scores/{job}" for job in alone.jobs}
+        | {f"train/{name}" for name in alone.trainings}
+        | {"figures/toy/bars"}
+    }
+
+
+def test_a_figure_alone_trains_what_it_needs_and_what_that_starts_from(made_up):
+    assert make_plan("laptop", figure="toy/bars").trainings == ("smooth-s25", "smooth-s50")
+    assert make_plan("laptop", figure="toy/look").trainings == ("judge", "blind", "unscored")
+    assert make_plan("laptop", figure="toy/look").jobs == {}
+    assert make_plan("released", figure="toy/bars").trainings == ()
+
+
+def test_a_figure_may_read_scores_of_another_paper():
+    for name, entry in papers.papers().items():
+        for figure, declared in entry.figures.items():
+            alone = make_plan("smoke", figure=f"{name}/{figure}")
+            assert set(alone.scores) == {entry.score_name(score) for score in declared.reads}
+            assert {job.score for job in alone.jobs.values()} <= set(alone.scores)
+            assert set(alone.drawings[f"{name}/{figure}"].scores) == {f"{job}.csv" for job in alone.jobs}
+
+
+def test_an_unknown_figure_names_those_that_exist(made_up):
+    with pytest.raises(
+        ValueError, match=r"^no figure or table 'toy/table'; known: toy/bars, toy/both, toy/look, toy/cost$"
+    ):
+        make_plan("released", figure="toy/table")
+
+
 def test_a_job_gives_the_notebook_every_parameter(made_up):
     found = make_plan("laptop").jobs
     assert found["toy/sweep/blind.set12.raw"].parameters == {

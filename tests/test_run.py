@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +23,7 @@ from invdenoise import methods, papers, paths, run
 from invdenoise.data.fetch import DataUnavailable
 from invdenoise.files import exclusive
 from invdenoise.plan import OVERHEAD, UNMEASURED, make_plan
+from invdenoise.tasks.base import journal_of
 
 GRAPH = """
 rule all:
@@ -114,9 +117,12 @@ def begun(rule: str, number: int, name: str = "") -> list[str]:
 def test_the_log_of_the_installed_snakemake_is_understood(log):
     said = []
     run.follow(log.splitlines(keepends=True), {}, said.append)
-    assert said[0] == "2 jobs to do"  # the goal is none
-    assert re.fullmatch(r"\[1/2\] one   left about \d+ s", said[1])  # named by its wildcard
-    assert said[2:] == ["Error in rule second: two"]
+    assert said[:2] == [
+        "2 jobs to do",
+        f"about {2 * OVERHEAD:g} s, by the times of the released run",
+    ]  # the goal is none
+    assert re.fullmatch(r"\[1/2\] one   left about \d+ s", said[2])  # named by its wildcard
+    assert said[3:] == ["Error in rule second: two"]
 
 
 def test_time_left_follows_the_work_left_not_the_number_of_jobs(monkeypatch):
@@ -130,6 +136,7 @@ def test_time_left_follows_the_work_left_not_the_number_of_jobs(monkeypatch):
     run.follow(lines, expected, said.append)
     assert said == [
         "3 jobs to do",
+        "about 2 min, by the times of the released run",
         "[1/3] toy/long   left about 1 min",  # 60 of 100 done in 90 s
         "[2/3] toy/short   left about 45 s",
         "[3/3] toy/last   left about 0 s",
@@ -142,7 +149,8 @@ def test_long_times_are_told_in_hours(monkeypatch):
     clock(monkeypatch, 3600.0)
     said = []
     run.follow(lines, expected, said.append)
-    assert said == ["2 jobs to do", "[1/2] a   left about 2 h 54 min"]
+    first = "about 3 h 54 min, by the times of the released run"
+    assert said == ["2 jobs to do", first, "[1/2] a   left about 2 h 54 min"]
 
 
 def test_only_the_jobs_to_do_count(monkeypatch):
@@ -153,14 +161,83 @@ def test_only_the_jobs_to_do_count(monkeypatch):
     clock(monkeypatch, 10.0)
     said = []
     run.follow(lines, expected, said.append)
-    assert said[1] == f"[1/2] missing   left about {OVERHEAD:g} s"
+    assert said[1:] == ["about 18 s, by the times of the released run", f"[1/2] missing   left about {OVERHEAD:g} s"]
 
 
 def test_jobs_of_unknown_cost_count_too(monkeypatch):
     clock(monkeypatch, 10.0)
     said = []
     run.follow(["Job stats:", "draw 4", "total 4", "Finished jobid: 1 (Rule: draw)"], {}, said.append)
-    assert said == ["4 jobs to do", "[1/4] draw   left about 30 s"]
+    assert said == ["4 jobs to do", "about 32 s, by the times of the released run", "[1/4] draw   left about 30 s"]
+
+
+@pytest.mark.parametrize(("cores", "first"), [(1, "2 min"), (2, "1 min"), (8, "1 min")])  # the longest takes 60 s
+def test_the_first_estimate_shares_the_jobs_among_the_cores(cores, first):
+    said = []
+    lines = ["Job stats:", "score 3", "total 3"]
+    run.follow(lines, {"score": {"a": 60.0, "b": 30.0, "c": 10.0}}, said.append, cores=cores)
+    assert said[1] == f"about {first}, by the times of the released run"
+
+
+def test_running_jobs_are_named_now_and_then_with_how_far_they_are(monkeypatch):
+    """The log says nothing until a job ends, so what says more is the file of the job's finished cases."""
+    monkeypatch.setattr(run, "EVERY", 0.01)
+    far = {"toy/a": (30, 60, "p12, sigma 25"), "toy/b": (1, 4, ""), "last": None}
+    said, told = [], threading.Event()
+
+    def report(line):
+        said.append(line)
+        if line.startswith("running"):
+            told.set()
+
+    def lines():
+        yield from [
+            "Job stats:",
+            "score 3",
+            "draw 1",
+            "total 4",
+            *begun("score", 1, "toy/a"),
+            *begun("score", 2, "toy/b"),
+        ]
+        yield from begun("draw", 3, "last")
+        assert told.wait(10)
+        yield "Finished jobid: 1 (Rule: score)"
+
+    asked = []
+    expected = {"score": {"toy/a": 60.0, "toy/b": 40.0, "toy/c": 20.0}}
+    run.follow(lines(), expected, report, 2, lambda *job: asked.append(job) or far[job[1]])
+    (line, *_) = [line for line in said if line.startswith("running")]
+    assert re.fullmatch(r"running: toy/a 30 of 60 \(p12, sigma 25\); toy/b 1 of 4   left about \d+ s", line)
+    assert ("draw", "last") in asked and said[-1].startswith("[1/4] toy/a   left about ")
+
+
+def test_a_line_on_many_running_jobs_stays_short():
+    said = []
+    progress = run._Progress({}, said.append, 8, lambda rule, name: (1, 2, ""))
+    for number in range(5):
+        for line, name in run._jobs(begun("score", number, f"job{number}")):
+            progress.read(line, name)
+    progress.tell_running()
+    (line,) = said
+    assert line.startswith("running: job0 1 of 2; job1 1 of 2; job2 1 of 2; and 2 more   left about ")
+
+
+def test_how_far_a_job_is_stands_in_its_unfinished_files(folder):
+    plan = make_plan("laptop")
+    (job,) = [job for job in plan.jobs.values() if job.method == "wavelet-bayes"]
+    assert run.how_far(plan, "score", job.name) is None and run.how_far(plan, "draw", "toy/bars") is None
+    scores = plan.results / "scores" / f"{job.name}.csv"
+    identity = {"dataset": "set12", "limit": None, "conditions": {"sigma": [25]}}
+    rows = [[[name, 25], {"image": name, "sigma": 25}] for name in ("01", "02")]
+    scores.parent.mkdir(parents=True)
+    text = "".join(json.dumps(line) + "\n" for line in (identity, *rows))
+    journal_of(scores).write_text(text + '[["03", 25], {"ima')  # a line that is being written
+    assert run.how_far(plan, "score", job.name) == (2, 12, "02, sigma 25")
+    curve = plan.runs / "smooth-s25" / "laptop" / "curve.csv"
+    assert run.how_far(plan, "train", "smooth-s25") is None
+    curve.parent.mkdir(parents=True)
+    curve.write_text("step,loss\n8,1.0\n16,0.5\n")
+    assert run.how_far(plan, "train", "smooth-s25") == (16, 24, "")
 
 
 def test_nothing_to_do_says_nothing():
@@ -236,6 +313,21 @@ def test_one_paper_is_passed_on_to_the_graph(graph, capsys):
     assert "paper=toy" in started[0][0]
     assert run.main(["--budget", "smoke", "--paper", "toi"]) == 1
     assert capsys.readouterr().err == "error: no paper 'toi'; known: all, toy\n" and len(started) == 1
+
+
+def test_one_figure_is_passed_on_to_the_graph_and_its_page_is_named(graph, folder, capsys):
+    started = graph("")
+    assert run.main(["--figure", "toy/bars", "--cores", "1"]) == 0
+    assert "figure=toy/bars" in started[0][0]
+    assert capsys.readouterr().out.splitlines()[-1] == f"page: {folder / 'notebooks/figures/toy/bars.html'}"
+    assert run.main(["--figure", "toy/lines"]) == 1
+    assert capsys.readouterr().err == "error: no figure or table 'toy/lines'; known: toy/bars\n" and len(started) == 1
+
+
+def test_an_installed_package_says_that_the_notebooks_are_in_a_checkout(monkeypatch, capsys):
+    monkeypatch.setattr(paths, "INSTALLED", True)
+    assert run.main([]) == 1
+    assert "run `make paper` in a checkout" in capsys.readouterr().err
 
 
 def test_a_failed_job_is_named_with_its_error_and_the_log(graph, log, folder):
@@ -647,7 +739,7 @@ def test_a_stopped_run_takes_its_jobs_on_a_cluster_along(profile, slurm, folder,
 
     cancelled.touch()  # none are left when it starts
     monkeypatch.setattr(run.subprocess, "Popen", Process)
-    monkeypatch.setattr(run, "follow", lambda *given: (cancelled.unlink(), stopped()))
+    monkeypatch.setattr(run, "follow", lambda *given, **named: (cancelled.unlink(), stopped()))
     assert run.regenerate("smoke", 1, gone, profile=profile()) == 130
     assert cancelled.read_text() == "7\n" and not (folder / "smoke" / "submitted").exists()
 

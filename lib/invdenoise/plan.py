@@ -105,9 +105,13 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of one budget, for some papers. `missing` says what is left out and why.
+    """The jobs of one budget, for some papers or for one figure. `missing` says what is left out and why.
 
     Networks are trained below `runs`, which all budgets and `make train` share.
+
+    Attributes:
+        scores: "paper/score" of all that is to be scored.
+        figure: the only drawing, "paper/figure", and then no report is made; empty for all drawings and the report.
     """
 
     budget: str
@@ -118,6 +122,8 @@ class Plan:
     drawings: dict[str, Drawing]
     missing: tuple[str, ...] = field(default=())
     runs: Path = field(default_factory=paths.runs_dir)
+    scores: tuple[str, ...] = ()
+    figure: str = ""
 
     def weights_file(self, network: str) -> Path:
         """The weights that this plan uses of a network."""
@@ -174,7 +180,7 @@ class Plan:
         """What decides each job apart from the files that it waits for; see the module `facts`.
 
         Returns:
-            Texts by name: `scores/<job>`, `figures/<drawing>`, `train/<network>`, and `report`.
+            Texts by name: `scores/<job>`, `figures/<drawing>`, `train/<network>`, and `report` where there is one.
         """
         return _Facts(self).texts()
 
@@ -201,7 +207,8 @@ class _Facts:
         found = {f"scores/{name}": self.of_score(job) for name, job in self.plan.jobs.items()}
         found |= {f"figures/{name}": self.of_drawing(drawing) for name, drawing in self.plan.drawings.items()}
         found |= {f"train/{name}": self.of_training(name) for name in self.plan.trainings}
-        found["report"] = self.of_report()
+        if not self.plan.figure:
+            found["report"] = self.of_report()
         self.library.close()
         return {name: "\n".join(lines) + "\n" for name, lines in found.items()}
 
@@ -328,15 +335,16 @@ def _cards_and_curves() -> str:
     return facts.hash_of_files([*paths.RELEASED_WEIGHTS.glob("*.json"), *paths.RELEASED_WEIGHTS.glob("*.curve.csv")])
 
 
-def make_plan(budget: str, paper: str = ALL) -> Plan:
+def make_plan(budget: str, paper: str = ALL, figure: str = "") -> Plan:
     """The plan of a budget: "released" scores released weights, the others train first.
 
     Args:
         budget: "released", "smoke", "laptop" or "paper".
         paper: short name of one, or "all".
+        figure: "paper/figure" for one figure or table alone, with what it reads; empty for all.
 
     Raises:
-        ValueError: no such budget or paper, or a wrong declaration.
+        ValueError: no such budget, paper or figure, or a wrong declaration.
     """
     known = papers.papers()
     if budget not in (RELEASED, *BUDGETS):
@@ -345,12 +353,60 @@ def make_plan(budget: str, paper: str = ALL) -> Plan:
         raise ValueError(f"no paper {paper!r}; known: {ALL}, {', '.join(known)}")
     chosen = list(known.values()) if paper == ALL else [known[paper]]
     results = paths.results_dir() if budget == RELEASED else paths.results_dir() / budget
+    scores = [f"{entry.name}/{score}" for entry in chosen for score in entry.scores]
     trainings = _trainings(chosen, budget)
+    if figure:
+        drawn = {f"{entry.name}/{name}": entry for entry in chosen for name in entry.figures}
+        if figure not in drawn:
+            raise ValueError(f"no figure or table {figure!r}; known: {', '.join(drawn)}")
+        shown = drawn[figure].figures[figure.partition("/")[2]]
+        scores = [drawn[figure].score_name(score) for score in shown.reads]
+        owners = {figure.partition("/")[0], *(score.partition("/")[0] for score in scores)}
+        chosen = [entry for entry in known.values() if entry.name in owners]
+        trainings = _trainings(chosen, budget)
+        needed = _with_starts([*_scored(scores, budget), *shown.inside], budget) if trainings else set()
+        trainings = tuple(name for name in trainings if name in needed)
     missing: dict[str, str] = {}
-    jobs = {job.name: job for entry in chosen for job in _jobs(entry, budget, trainings, missing)}
-    drawings = {drawing.name: drawing for entry in chosen for drawing in _drawings(entry, budget, jobs)}
-    left_out = tuple(missing.values())
-    return Plan(budget, tuple(entry.name for entry in chosen), results, trainings, jobs, drawings, left_out)
+    jobs = {job.name: job for entry in chosen for job in _jobs(entry, scores, budget, trainings, missing)}
+    drawings = {
+        drawing.name: drawing
+        for entry in chosen
+        for drawing in _drawings(entry, budget, jobs)
+        if figure in ("", drawing.name)
+    }
+    left_out, names = tuple(missing.values()), tuple(entry.name for entry in chosen)
+    return Plan(
+        budget, names, results, trainings, jobs, drawings, left_out, scores=tuple(dict.fromkeys(scores)), figure=figure
+    )
+
+
+def runs_of(score: str, budget: str) -> tuple[str, tuple[Runs, ...]]:
+    """The task of a score, "paper/score", and what it runs on a budget."""
+    paper, _, name = score.partition("/")
+    entry = papers.papers()[paper].scores[name]
+    return entry.task, tuple(entry.smoke if budget == "smoke" else entry.runs)
+
+
+def _scored(scores: Iterable[str], budget: str) -> Iterator[str]:
+    """Methods of some scores, and the networks that their tasks may open."""
+    for task, all_runs in (runs_of(score, budget) for score in scores):
+        for runs in all_runs:
+            made = make_task(task, runs.settings)
+            for method in runs.methods:
+                yield from (method, *made.networks(method))
+
+
+def _with_starts(names: Iterable[str], budget: str) -> set[str]:
+    """Networks, their parts, and those that their training starts from."""
+    found: set[str] = set()
+    waiting = [part for name in names for part in methods.parts_of(name)]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            start = None if name in papers.authors() else papers.network(name).recipe(budget).start
+            waiting += methods.parts_of(start) if start else []
+    return found
 
 
 def _trainings(chosen: list[Paper], budget: str) -> tuple[str, ...]:
@@ -367,9 +423,13 @@ def _trainings(chosen: list[Paper], budget: str) -> tuple[str, ...]:
     return tuple(name for name in ours if name in needed)
 
 
-def _jobs(paper: Paper, budget: str, trainings: tuple[str, ...], missing: dict[str, str]) -> Iterator[Job]:
-    """The jobs that can be done. Each method or set that is left out gets a line in `missing`, by its name."""
+def _jobs(
+    paper: Paper, scores: Sequence[str], budget: str, trainings: tuple[str, ...], missing: dict[str, str]
+) -> Iterator[Job]:
+    """The jobs of these scores that can be done. Each method or set left out gets a line in `missing`, by its name."""
     for name, score in paper.scores.items():
+        if f"{paper.name}/{name}" not in scores:
+            continue
         for runs in score.smoke if budget == "smoke" else score.runs:
             _check(paper, name, score.task, runs)
             for method in runs.methods:

@@ -1,6 +1,7 @@
 """`make paper` and `make cluster`: run the graph, show progress and the time left, and say at the end what matched.
 
 python -m invdenoise.run --budget released --cores 2
+python -m invdenoise.run --budget released --figure <paper>/<figure>
 python -m invdenoise.run --budget laptop --profile profiles/slurm
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import errno
 import hashlib
 import os
@@ -19,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,12 @@ from invdenoise import hermetic, papers, paths
 from invdenoise.data.fetch import DataUnavailable, fetch
 from invdenoise.device import core_quota
 from invdenoise.files import exclusive
-from invdenoise.plan import ALL, OVERHEAD, Plan, make_plan
+from invdenoise.plan import ALL, OVERHEAD, Plan, make_plan, runs_of
 from invdenoise.report.compare import all_numbers, counts
 from invdenoise.report.tables import in_words
+from invdenoise.tasks.base import unfinished
 
+RULE = re.compile(r"^(?:local)?rule (\w+):$")
 STARTED = re.compile(r"^jobid: (\d+)$")
 WILDCARDS = re.compile(r"^wildcards: \w+=(.+)$")
 DONE = re.compile(r"Finished jobid: (\d+) \(Rule: (.+)\)")
@@ -42,6 +47,9 @@ GUARD = Path(__file__).with_name("guard.py")
 GRACE = 15.0  # seconds in which the guard ends the graph and its jobs
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CANCELLED = 120.0  # seconds to wait for SLURM to cancel jobs
+EVERY = 60.0  # seconds between two lines on the jobs that are running
+AT_ONCE = 3  # jobs that such a line names
+EXPECTED = 120.0  # seconds during which a run that has just begun is believed to be as fast as the released one
 
 
 @dataclass(frozen=True)
@@ -98,8 +106,9 @@ def regenerate(
     report: Callable[[str], None] = print,
     paper: str = ALL,
     profile: str | Path | None = None,
+    figure: str = "",
 ) -> int:
-    """Run the graph for a budget, of one paper or all; jobs whose results are there and newer than their inputs are kept.
+    """Run the graph for a budget, of one figure, one paper or all; jobs whose results are there and newer than their inputs are kept.
 
     Args:
         budget: "released", "smoke", "laptop" or "paper".
@@ -107,25 +116,30 @@ def regenerate(
         report: called with each line of progress.
         paper: short name of one, or "all".
         profile: of the cluster that jobs are handed to; None runs them here.
+        figure: "paper/figure": this one alone with the scores that it reads, and no report.
 
     Returns:
         0 when everything was made; 130 when it was stopped; otherwise the graph's own exit status, after naming the failed
         job and its log.
 
     Raises:
-        ValueError: no such budget or paper, a wrong declaration or profile, or fewer cores than 1.
+        ValueError: no such budget, paper or figure, a wrong declaration or profile, fewer cores than 1, or no checkout.
         RuntimeError: another run of this budget is under way, or jobs of an earlier one could not be cancelled.
         OSError: the results folder cannot be written to.
     """
     if cores is not None and cores < 1:
         raise ValueError(f"cores is {cores}; expected 1 or more")
+    if paths.INSTALLED:
+        raise ValueError(
+            "the notebooks are no part of the installed package; run `make paper` in a checkout (`git clone`)"
+        )
     cluster = None if profile is None else Profile.read(profile)
     if cores is None:
         cores = cluster.cores if cluster else available_cores()
-    plan = make_plan(budget, paper)
+    plan = make_plan(budget, paper, figure)
     if budget != "smoke" or cluster:  # a cluster's nodes may have no network
         _get_data(plan, report)
-        plan = make_plan(budget, paper)  # what can be evaluated depends on what could be fetched
+        plan = make_plan(budget, paper, figure)  # what can be evaluated depends on what could be fetched
     for line in plan.missing:
         report(f"left out: {line}")
     with exclusive(plan.results / "lock", f"make paper ({budget})") as lock:
@@ -134,7 +148,9 @@ def regenerate(
         if cluster and cluster.is_slurm:
             submitted.begin()
         log, began = _Log(plan.results / "paper.log", report), time.time()
-        status = _run(_command(plan, paper, cores, cluster), plan.results, lock.fileno(), log, costs(plan), report)
+        command = _command(plan, paper, figure, cores, cluster)
+        following = partial(follow, expected=costs(plan), report=report, cores=cores, watch=partial(how_far, plan))
+        status = _run(command, plan.results, lock.fileno(), log, following)
         submitted.cancel()
     if status is None:
         with contextlib.suppress(OSError):  # the terminal may be gone
@@ -152,14 +168,14 @@ def regenerate(
     return 0
 
 
-def _command(plan: Plan, paper: str, cores: int, cluster: Profile | None) -> list[str]:
+def _command(plan: Plan, paper: str, figure: str, cores: int, cluster: Profile | None) -> list[str]:
     """The graph's command line. No profile of the user or the site counts but the one that is asked for."""
     # Its notes on jobs lie with the results: in the checkout, or where the results are, if they are elsewhere.
     folder = paths.ROOT if plan.results.is_relative_to(paths.ROOT) and os.access(paths.ROOT, os.W_OK) else plan.results
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(paths.ROOT / "Snakefile"), "--directory", str(folder),
-        "--cores", str(cores), "--config", f"budget={plan.budget}", f"paper={paper}", "--rerun-incomplete", "--keep-going", "--nolock",
-        "--rerun-triggers", "mtime", "input", "params", "--profile", "none",
+        "--cores", str(cores), "--config", f"budget={plan.budget}", f"paper={paper}",
+        *([f"figure={figure}"] if figure else []), "--rerun-incomplete", "--keep-going", "--nolock", "--rerun-triggers", "mtime", "input", "params", "--profile", "none",
     ]  # fmt: skip
     if cluster is None:
         return [*command, "--workflow-profile", "none", "--default-resources", "mem_mb=3000"]
@@ -173,7 +189,7 @@ def _command(plan: Plan, paper: str, cores: int, cluster: Profile | None) -> lis
 
 
 def _run(
-    command: list[str], folder: Path, lock: int, log: _Log, expected: dict, report: Callable[[str], None]
+    command: list[str], folder: Path, lock: int, log: _Log, following: Callable[[Iterable[str]], None]
 ) -> int | None:
     """Exit status of the graph; None when it was stopped. It ends with this process, and so do its jobs: see `guard`."""
     # One thread a job, as many jobs as cores: several threads that wait for each other are slow on a busy machine.
@@ -187,7 +203,7 @@ def _run(
                 env=environment, cwd=folder, pass_fds=(reading, lock), start_new_session=True,
             )  # fmt: skip
             try:
-                follow(log.written(process.stdout), expected, report)
+                following(log.written(process.stdout))
                 return process.wait()
             except KeyboardInterrupt:
                 process.terminate()
@@ -341,40 +357,122 @@ def costs(plan: Plan) -> dict[str, dict[str, float]]:
     }
 
 
-def follow(lines: Iterable[str], expected: dict[str, dict[str, float]], report: Callable[[str], None]) -> None:
-    """Turn the graph's log into lines of progress with the time left, which is estimated from jobs done so far.
+def how_far(plan: Plan, rule: str, name: str) -> tuple[int, int, str] | None:
+    """How far a running job is: steps done, steps in all, and the last one in words; None where it does not tell."""
+    if rule == "score":
+        return unfinished(plan.results / "scores" / f"{name}.csv")
+    if rule != "train":
+        return None
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        with open(plan.runs / name / plan.budget / "curve.csv", newline="", encoding="utf-8") as handle:
+            rows = list(csv.DictReader(handle))
+        if rows and (steps := papers.network(name).recipe(plan.budget).steps):
+            return int(rows[-1]["step"]), steps, ""
+    return None
+
+
+def follow(
+    lines: Iterable[str],
+    expected: dict[str, dict[str, float]],
+    report: Callable[[str], None],
+    cores: int = 1,
+    watch: Callable[[str, str], tuple[int, int, str] | None] | None = None,
+) -> None:
+    """Turn the graph's log into lines of progress with the time left, which is estimated from what is done so far.
 
     Args:
         lines: of the log.
         expected: seconds of the jobs by rule and name, see `costs`.
         report: called with each line of progress.
+        cores: jobs at once, for the first estimate.
+        watch: tells of a rule and a name how far that job is. Now and then a line names the running jobs with it.
     """
-    total = done = finished = 0.0
-    counting = False
-    number = 0
-    began = time.monotonic()
-    for line, name in _jobs(lines):
+    progress, ended = _Progress(expected, report, cores, watch), threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(EVERY):
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                progress.tell_running()
+
+    if watch is not None:
+        threading.Thread(target=tell, daemon=True).start()
+    try:
+        for line, name in _jobs(lines):
+            progress.read(line, name)
+    finally:
+        ended.set()
+
+
+class _Progress:
+    """Which jobs of the graph are to be done, running and done, as its log tells."""
+
+    def __init__(self, expected: dict, report: Callable[[str], None], cores: int, watch: Callable | None):
+        self.expected, self.report, self.cores, self.watch = expected, report, cores, watch
+        self.total = self.done = self.longest = 0.0  # seconds
+        self.number = self.finished = 0
+        self.running: dict[str, str] = {}  # name -> rule
+        self.counting, self.rule = False, ""
+        self.began = time.monotonic()
+
+    def read(self, line: str, name: str) -> None:
+        """Take in a line of the log; `name` as `_jobs` gives it."""
         if line.startswith("Job stats"):
-            counting, total, number = True, 0.0, 0
-        elif counting and line.startswith("total"):
-            counting = False
-            if number:
-                report(f"{number} jobs to do")
-        elif counting and (found := COUNTED.match(line)) and found[1] != GOAL:
-            some = list(expected.get(found[1], {}).values())[: int(found[2])]
-            total += sum(some) + OVERHEAD * (int(found[2]) - len(some))
-            number += int(found[2])
+            self.counting, self.total, self.longest, self.number = True, 0.0, 0.0, 0
+        elif self.counting and line.startswith("total"):
+            self.counting = False
+            if self.number:
+                at_once = min(self.cores, self.number)
+                self.report(f"{self.number} jobs to do")
+                self.report(
+                    f"about {in_words(max(self.total / at_once, self.longest))}, by the times of the released run"
+                )
+        elif self.counting and (found := COUNTED.match(line)) and found[1] != GOAL:
+            some = list(self.expected.get(found[1], {}).values())[: int(found[2])]
+            self.total += sum(some) + OVERHEAD * (int(found[2]) - len(some))
+            self.longest = max(self.longest, *some, OVERHEAD)
+            self.number += int(found[2])
+        elif found := RULE.match(line):
+            self.rule = found[1]
+        elif WILDCARDS.match(line):
+            self.running[name] = self.rule
         elif (found := DONE.search(line)) and found[2] != GOAL:
-            done += expected.get(found[2], {}).get(name, OVERHEAD)
-            finished += 1
-            left = (time.monotonic() - began) * max(total - done, 0) / done
-            report(f"[{finished:.0f}/{number}] {name}   left about {in_words(left)}")
+            self.running.pop(name, None)
+            self.done += self._cost(found[2], name)
+            self.finished += 1
+            self.report(f"[{self.finished}/{self.number}] {name}   left about {in_words(self._left(self.done))}")
         elif line.startswith(FAILED):
-            report(f"{line} {name}".strip())
+            self.running.pop(name, None)
+            self.report(f"{line} {name}".strip())
+
+    def tell_running(self) -> None:
+        """A line on the running jobs that tell how far they are."""
+        done, told = self.done, []
+        for name, rule in list(self.running.items()):
+            if (far := self.watch(rule, name)) is not None:
+                number, steps, last = far
+                done += self._cost(rule, name) * min(number / steps, 1)
+                told.append(f"{name} {number} of {steps}{f' ({last})' if last else ''}")
+        if told:
+            more = f"; and {len(told) - AT_ONCE} more" if len(told) > AT_ONCE else ""
+            left = in_words(self._left(done, EXPECTED))
+            self.report(f"running: {'; '.join(told[:AT_ONCE])}{more}   left about {left}")
+
+    def _cost(self, rule: str, name: str) -> float:
+        return self.expected.get(rule, {}).get(name, OVERHEAD)
+
+    def _left(self, done: float, as_expected: float = 0.0) -> float:
+        """Seconds until all is done, when so many seconds' worth of work is.
+
+        Args:
+            as_expected: seconds of work at the expected speed that are added to what was seen, so that a few cases at the start
+                do not make the estimate jump.
+        """
+        seen = time.monotonic() - self.began + as_expected
+        return seen * max(self.total - done, 0) / (done + as_expected * min(self.cores, max(self.number, 1)))
 
 
 def _jobs(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Lines of the log, and for those that say that a job ended or failed its name: its wildcard, or else its rule.
+    """Lines of the log, and for those that say that a job began, ended or failed its name: its wildcard, or else its rule.
 
     The log tells a failed job's number after the line that says so, and its wildcard only where it started.
     """
@@ -388,6 +486,7 @@ def _jobs(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
                 failed = ""
         elif found := WILDCARDS.match(line):
             names[number] = found[1]
+            yield line, found[1]
         elif line.startswith(FAILED):
             failed = line
         else:
@@ -397,7 +496,10 @@ def _jobs(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def conclude(plan: Plan, report: Callable[[str], None]) -> None:
-    """A few lines on what matched the papers and what did not."""
+    """A few lines on what matched the papers and what did not; of a figure alone, where its page is."""
+    if plan.figure:
+        report(f"page: {plan.results / 'notebooks' / 'figures' / f'{plan.figure}.html'}")
+        return
     numbers = all_numbers(plan.results)
     for paper in plan.papers:
         found = counts(numbers[numbers["paper"] == paper])
@@ -410,8 +512,7 @@ def conclude(plan: Plan, report: Callable[[str], None]) -> None:
 def _get_data(plan: Plan, report: Callable[[str], None]) -> None:
     """Fetch what the papers of the plan need, before any job starts."""
     entries = [papers.papers()[paper] for paper in plan.papers]
-    scores = [score for entry in entries for score in entry.scores.values()]
-    runs = [part for score in scores for part in (score.smoke if plan.budget == "smoke" else score.runs)]
+    runs = [part for score in plan.scores for part in runs_of(score, plan.budget)[1]]
     scored = [name for part in runs for name in part.sets]
     trained_on = [papers.network(name).source_options(plan.budget)["set"] for name in plan.trainings]
     weights = ["weights"] if any(entry.authors for entry in entries) else []
@@ -437,6 +538,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m invdenoise.run", description=main.__doc__)
     parser.add_argument("--budget", default="released")
     parser.add_argument("--paper", default=ALL)
+    parser.add_argument("--figure", default="", help="one figure or table alone, <paper>/<figure>")
     parser.add_argument(
         "--cores", type=int, help="jobs at once (default: all cores); with a profile, CPUs of a training job"
     )
@@ -446,7 +548,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
     try:
         return regenerate(
-            options.budget, options.cores, lambda line: print(line, flush=True), options.paper, options.profile
+            options.budget, options.cores, partial(print, flush=True), options.paper, options.profile, options.figure
         )
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from invdenoise import kernels, methods, papers, paths
-from invdenoise.data.pictures import load_pictures
+from invdenoise.data.pictures import load_pictures, num_pictures
 from invdenoise.device import hardware
 from invdenoise.files import atomic
 from invdenoise.models.base import count_macs
@@ -289,6 +289,21 @@ def _plain(measured: dict[str, Any]) -> dict[str, Any]:
 def journal_of(scores: Path) -> Path:
     """File of the rows of an unfinished job; hidden, so that no reader takes it for scores."""
     return scores.with_name(f".{scores.stem}.unfinished.jsonl")
+
+
+def unfinished(scores: Path) -> tuple[int, int, str] | None:
+    """How far the unfinished job of a score file is: cases done, cases in all, and the last case in words. None without one."""
+    try:
+        identity, *rows = map(
+            json.loads, journal_of(scores).read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+        )
+        pictures, conditions = num_pictures(identity["dataset"]), identity["conditions"]
+        total = min(pictures, identity["limit"] or pictures) * len(conditions_of(conditions))
+        row = rows[-1][1] if rows else None
+    except (OSError, ValueError, KeyError):  # there is none, or it is being written
+        return None
+    last = "" if row is None else ", ".join([row["image"], *(f"{key} {row[key]}" for key in conditions)])
+    return len(rows), total, last
 
 
 def weights_of(method: Any) -> tuple[str, str]:
