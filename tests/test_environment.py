@@ -305,7 +305,7 @@ def made(tmp_path, monkeypatch):
     results = tmp_path / "results"
     monkeypatch.delenv("INVDENOISE_RESULTS")
     names = "weights/a released/scores/a scores/p/a.csv facts/scores/a notebooks/scores/p/a.ipynb notebooks/figures/p/b.ipynb"
-    names += " notebooks/report.html tables/a figures/a runs/n/laptop/checkpoint.pt laptop/scores/a smoke/scores/a tour/mine.png"
+    names += " notebooks/report.html site/p.html tables/a figures/a runs/n/laptop/checkpoint.pt laptop/scores/a smoke/scores/a tour/mine.png"
     for name in [*names.split(), "report.html", "bench.csv", "paper.log", "lock", "README.md"]:
         (results / name).parent.mkdir(parents=True, exist_ok=True)
         (results / name).write_text("x")

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from links import follow
 from PIL import Image
 
 from invdenoise import papers, paths
@@ -375,7 +376,8 @@ def test_a_new_paper_is_regenerated_from_its_own_files(toy):
     curve = pd.read_csv(folder / "results" / "runs" / "toy-gain" / "smoke" / "curve.csv")
     assert {"gain", "error", "val_error"} <= set(curve.columns)
     assert curve["gain"].iloc[-1] > 1.3  # it was 1 at the start and should become 2
-    page = (results / "report.html").read_text()
+    page = (results / "site" / "toy.html").read_text()
+    assert (results / "site" / "toy.html") in follow(results / "report.html")
     assert "A toy paper" in page and "Gain errs less than Wild." in page and "Errors of both." in page
     assert re.search(r"holds", page) and "Error" in page
     verdicts = [

@@ -225,8 +225,8 @@ def test_settings_of_the_reader_change_no_page(tmp_path):
     files = {
         "matplotlibrc": "text.usetex: True\n",
         "kernels/python3/kernel.json": '{"argv": ["/bin/false"], "display_name": "x", "language": "python"}',
-        "nbconvert/templates/lab/conf.json": '{"base_template": "base"}',
-        "nbconvert/templates/lab/index.html.j2": "a foreign template",
+        "nbconvert/templates/basic/conf.json": '{"base_template": "base"}',
+        "nbconvert/templates/basic/index.html.j2": "a foreign template",
         "ipython/profile_default/startup/00.py": "by_startup = 1",
         "ipython/profile_default/ipython_kernel_config.py": "c.InteractiveShellApp.exec_lines = ['by_profile = 1']",
         "ipython/profile_default/ipython_config.py": "c.InteractiveShellApp.exec_lines = ['by_profile = 1']",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import toy as toy_module
+from links import follow
 from made_up import TABLE, toy, write_curve, write_run
 
 from invdenoise import papers, paths, plan
@@ -94,9 +95,7 @@ def write_local(folder: Path, **entries) -> None:
     pd.DataFrame(
         [BENCH, BENCH | {"subject": "Beta", "reference": None, "ratio": None, "target": None, "met": None}]
     ).to_csv(folder / "bench.csv", index=False)
-    (folder / "report.html").write_text(
-        '<p><a href="notebooks/figures/toy/one.html">one</a> <a href="#top">top</a></p>'
-    )
+    (folder / "report.html").write_text("of the local run")
     (folder / "figures").mkdir()
     (folder / "figures" / "one.png").write_bytes(b"picture")
     (folder / "figures" / "one.svg").write_text("<svg/>")
@@ -152,7 +151,14 @@ def test_a_release_replaces_the_older_one_whole(site):
     assert release.main([]) == 0
     scores = {f"scores/{name}" for name in contents(site / "scores")}
     found = contents(site / "released")
-    assert found.keys() == scores | {"figures/one.png", "bench.csv", "report.html", "measurements.md"}
+    assert found.keys() == scores | {
+        "figures/one.png",
+        "bench.csv",
+        "measurements.md",
+        "report.html",
+        "site/toy.html",
+        "site/weights.html",
+    }
     assert all(found[name] == (site / name).read_bytes() for name in scores | {"figures/one.png", "bench.csv"})
     assert {path.name for path in site.iterdir()} == {
         "released",
@@ -173,10 +179,18 @@ def test_scores_of_no_paper_are_not_released(site):
     assert {folder.name for folder in (site / "released" / "scores").glob("*/*")} == {"plain", "few"}
 
 
-def test_a_released_page_links_only_to_what_is_released(site):
+def test_the_released_site_is_written_anew_from_what_is_released(site):
+    (site.parent / "notebooks" / "toy" / "look.ipynb").write_text(
+        '{"cells": [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# A look"}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
+    )
+    commit(site)
     write_local(site)
+    (site / "notebooks" / "scores" / "toy").mkdir(parents=True)
+    (site / "notebooks" / "scores" / "toy" / "one.html").write_text("executed, and not released")
     assert release.main([]) == 0
-    assert (site / "released" / "report.html").read_text() == '<p>one <a href="#top">top</a></p>'
+    reached = {str(file.relative_to(site / "released")) for file in follow(site / "released" / "report.html")}
+    assert reached == {"report.html", "site/toy.html", "site/weights.html", "site/notebooks/toy/look.html"}
+    assert "Weights: released." in (site / "released" / "report.html").read_text()
 
 
 def test_measurements_stay_when_they_were_not_taken_again(site):

@@ -1,20 +1,23 @@
-"""The page on made-up scores: claims, tables, figures, means, and what a reader without data or network sees."""
+"""The site on made-up scores: claims, tables, figures, means, notebooks, links, and what a reader without data or network sees."""
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
+from links import follow
 from made_up import PRINTED, SECTION, TABLE, rows_of, run, toy, write_published, write_rows, write_run
 
 from invdenoise import paths
 from invdenoise.papers import Conventions, Row
 from invdenoise.plan import bench_file
-from invdenoise.report import page
+from invdenoise.report import page, site
 from invdenoise.report.claims import decide_all
 from invdenoise.report.compare import Results, all_numbers, coverage
 
@@ -93,6 +96,7 @@ def weights(tmp_path, monkeypatch) -> Path:
     (folder / "alpha-s25.json").write_text(json.dumps(CARD))
     monkeypatch.setattr(paths, "RELEASED_WEIGHTS", folder)
     monkeypatch.setattr(paths, "RELEASED", tmp_path / "released")
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path / "notebooks")  # where the made-up paper is
     return folder
 
 
@@ -105,7 +109,9 @@ def local(run) -> Results:
     (run.folder / "figures").mkdir()
     (run.folder / "figures" / "drawn.png").write_bytes(PICTURE)
     (run.folder / "notebooks" / "figures" / "toy").mkdir(parents=True)
-    (run.folder / "notebooks" / "figures" / "toy" / "drawn.html").write_text("executed")
+    (run.folder / "notebooks" / "figures" / "toy" / "drawn.html").write_text(
+        '<a href="../../../report.html">Report</a>'
+    )
     return run
 
 
@@ -116,11 +122,15 @@ def stand_in(toy, tmp_path) -> Results:
 
 @pytest.fixture
 def shown(monkeypatch):
-    """A function that writes the report of a run into its folder and takes it apart."""
+    """A function that writes the site of a run into its folder and takes it apart: the page of the paper, with `front` and `weights`."""
 
     def write(results: Results, released: Results | None = None, budget: str = "released") -> Page:
         monkeypatch.setenv("INVDENOISE_RESULTS", str(results.folder))
-        return Page(page.write_report(results, released, budget).read_text())
+        front = page.write_report(results, released, budget)
+        follow(front)
+        found = Page((front.parent / "site" / "toy.html").read_text())
+        found.front, found.weights = Page(front.read_text()), Page((front.parent / "site" / "weights.html").read_text())
+        return found
 
     return write
 
@@ -139,11 +149,35 @@ def test_the_summary_keeps_our_networks_apart(toy, local, shown):
         "others": {"exceeded": 1, "reproduced": 2, "not reproduced": 1},
         "alone": {"data not available": 1, "not run": 4},
     }
-    (summary,) = shown(local).all_with("paper", "claims")
+    front = shown(local).front
+    (summary,) = front.all_with("paper", "claims")
     assert [" ".join(cell.split()) for cell in summary[1]] == [
         "Toy", "holds 2 undecided 1 not run 1", "close 1 not reproduced 1", "reproduced 1",
         "exceeded 1 reproduced 1 not reproduced 1", "reproduced 1", "data not available 1 not run 4",
     ]  # fmt: skip
+    words = " ".join(front.words.split())
+    assert "4 claims about results: holds 2 undecided 1 not run 1" in words
+    assert (
+        "11 printed numbers, of which 6 have one of ours beside them: networks trained here: close 1 not reproduced 1"
+        in words
+    )
+    assert "classical methods: exceeded 1 reproduced 1 not reproduced 1" in words
+    assert "Not there: data not available 1 not run 4" in words
+    assert words.index("claims about results") < words.index("Contents") < words.index("All verdicts")
+
+
+def test_a_paper_says_what_is_not_reproduced_and_why(toy, local, shown):
+    lines = page.not_reproduced(toy, all_numbers(local))
+    assert [(line["part"], line["place"], line["verdict"], line["numbers"], line["methods"]) for line in lines] == [
+        ("networks trained here", TABLE, "not reproduced", 1, "Alpha"),
+        ("classical methods", TABLE, "not reproduced", 1, "Beta"),
+        ("nothing of ours", TABLE, "not run", 3, "Beta, Gamma"),
+        ("nothing of ours", "Table 2", "data not available", 1, "Alpha"),
+        ("nothing of ours", SECTION, "not run", 1, "Gamma"),
+    ]
+    (table,) = shown(local).all_with("place", "verdict")
+    assert [row[1] for row in table[1:]] == [line["verdict"] for line in lines]
+    assert table[4][-1] == "our pictures are not the paper's"
 
 
 # --- A paper ---
@@ -218,14 +252,13 @@ def test_verdicts_have_colours_of_their_own(local, shown):
     assert {"verdict exceeded", "verdict not-reproduced", "verdict holds"} <= set(written.values("class"))
 
 
-def test_figures_come_with_their_captions_and_notebooks(local, shown):
+def test_figures_come_with_their_captions_and_notebooks_and_open_in_full_size(local, shown):
     written = shown(local)
     assert written.values("alt") == ["The <first> figure"]  # escaped, and the other one was not drawn
     (source,) = written.values("src")
-    assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == PICTURE
+    assert (local.folder / "site" / source).read_bytes() == PICTURE
     links = [link for link in written.values("href") if not link.startswith("#")]
-    assert links == ["notebooks/figures/toy/drawn.html"] * 2  # from the figure, and from the list
-    assert all((local.folder / link).exists() for link in links)
+    assert links == ["../report.html", source, "../notebooks/figures/toy/drawn.html"]
 
 
 def test_all_means_are_there_set_by_set(toy, local, shown, tmp_path):
@@ -274,11 +307,11 @@ def test_both_conventions_are_shown_and_what_is_known_of_them(local, shown, toy,
 
 
 def test_the_page_tells_speed_training_and_what_is_left(local, shown):
-    written = shown(local)
+    written = shown(local).front
     (bench,) = written.all_with("quantity")
     assert bench[1] == ["training step", "Alpha", "eager", "81.2 patches/s", "1.70 × Beta", "at least 1.8: missed"]
     assert bench[2][3:] == ["81.2 patches/s", "", ""]
-    (cards,) = written.all_with("network")
+    (cards,) = shown(local).weights.all_with("network")
     assert cards[1] == ["alpha-s25", "laptop", "134,659", "7,500", "240,000", "90", "muon", "–", "–"]
     left = coverage(all_numbers(local))
     assert (left["done"].sum(), left["published"].sum()) == (6, 11)
@@ -298,31 +331,117 @@ def test_own_measurements_go_before_released_ones(tmp_path):
 def test_a_card_tells_its_last_validation(weights, local, shown):
     (weights / "alpha-s25.json").write_text(json.dumps(CARD | {"validation_psnr": 28.125}))
     (weights / "other.json").write_text(json.dumps(CARD | {"experiment": "other", "validation_fid": 3.0}))
-    (cards,) = shown(local).all_with("network")
+    (cards,) = shown(local).weights.all_with("network")
     assert [row[-1] for row in cards[1:]] == ["PSNR 28.12", "FID 3.00"]
 
 
-def test_curves_are_those_of_the_released_weights(weights):
-    (weights / "alpha-s25.curve.csv").write_text("step,val_psnr\n1,28.0\n")
-    assert {name: curve["val_psnr"].tolist() for name, curve in page.curves().items()} == {"alpha-s25": [28.0]}
+def test_each_card_is_shown_whole_with_its_curve(weights, local, shown):
+    (weights / "alpha-s25.curve.csv").write_text("patches,val_psnr,val_ssim\n1000,28.0,\n2000,28.5,\n")
+    assert {name: curve["val_psnr"].tolist() for name, curve in page.curves().items()} == {"alpha-s25": [28.0, 28.5]}
+    written = shown(local).weights
+    assert written.values("alt") == ["alpha-s25: validation PSNR from 28.00 to 28.50 after 2,000 patches."]
+    assert (local.folder / "site" / "curves" / "alpha-s25.svg").read_text().count("<use") >= 2
+    assert "seconds5400.0" in written.words and "optimizer muon" in written.words
+    assert "alpha-s25" in written.values("id")
 
 
-def test_the_page_needs_no_network_and_no_other_file(local, shown):
+def test_a_curve_without_validation_is_not_drawn(weights, local, shown):
+    (weights / "alpha-s25.curve.csv").write_text("patches,val_psnr\n1000,\n")
+    assert shown(local).weights.values("src") == []
+
+
+def test_the_first_screen_has_a_picture_before_and_after(local, shown):
+    assert shown(local).front.values("src") == []
+    (local.folder / "figures" / page.BEFORE_AFTER).write_bytes(PICTURE)
+    front = shown(local).front
+    assert front.values("src") == [f"figures/{page.BEFORE_AFTER}"]
+    assert front.text.index(page.BEFORE_AFTER) < front.text.index("<h2")
+
+
+def test_the_pages_need_no_network(local, shown):
     written = shown(local)
-    assert "http" not in written.text.replace("http://www.w3.org", "")
-    assert "@import" not in written.text and "url(" not in written.text
-    assert "notice" not in written.values("class")
+    for one in (written, written.front, written.weights):
+        assert "http" not in one.text
+        assert "@import" not in one.text and "url(" not in one.text and "<script" not in one.text
+        assert "notice" not in one.values("class")
 
 
-def test_the_page_reads_on_a_phone(local, shown):
+def test_the_pages_read_on_a_phone_and_in_the_dark(local, shown):
     written = shown(local)
-    assert ("meta", "content", "width=device-width, initial-scale=1") in written.attributes
-    assert set(written.parents) == {("div", "wide")}  # tables scroll, the page does not
-    assert ".wide { overflow-x: auto;" in written.text and "img { max-width: 100%" in written.text
+    for one in (written, written.front, written.weights):
+        assert ("meta", "content", "width=device-width, initial-scale=1") in one.attributes
+        assert set(one.parents) == {("div", "wide")}  # tables scroll, the page does not
+        assert "overflow-x: auto;" in one.text and "figure img { max-width: 100%" in one.text
+        # Names stay in sight, and a shade says that a table goes on.
+        assert ".wide td:first-child { position: sticky; left: 0; background: var(--paper); }" in one.text
+        assert "linear-gradient(270deg, var(--shade), transparent) right" in one.text
+        assert "border-collapse: collapse" not in one.text  # whose lines would not move with what is sticky
+        light, dark = one.text.split("@media (prefers-color-scheme: dark)")[:2]
+        colours = set(re.findall(r"--[a-z-]+(?=:)", light))
+        assert colours == set(re.findall(r"--[a-z-]+(?=:)", dark.split("* {")[0])) and "--paper" in colours
+
+
+# --- Notebooks as pages ---
+
+
+LINKS = (
+    "# On *Alpha*\n\n[next](../shared.ipynb), [paper](README.md), [`code`](../../lib/code.py), [gone](gone.ipynb), "
+    "[out](https://example.org/a), [here](#On-Alpha) and `[no](link)`."
+)
+
+
+@pytest.fixture
+def stored(local) -> Results:
+    """The run in a checkout with three stored notebooks."""
+    for place, text in (
+        ("toy/drawn", LINKS),
+        ("toy/other", "no heading"),
+        ("shared", "# Shared\n\n[back](toy/drawn.ipynb)"),
+    ):
+        picture = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(PICTURE).decode()})
+        cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("x < 1", outputs=[picture])]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), paths.NOTEBOOKS / f"{place}.ipynb")
+    (paths.NOTEBOOKS / "toy" / "README.md").touch()
+    return local
+
+
+def test_links_of_notebooks_lead_to_pages_or_become_text(stored, shown):
+    shown(stored)
+    text = (stored.folder / "notebooks" / "figures" / "toy" / "drawn.html").read_text()
+    for link in (
+        '<a href="../../../site/notebooks/shared.html">next</a>', '<a href="../../../site/toy.html">paper</a>',
+        " <code>code</code>,", " gone,", '<a href="https://example.org/a">out</a>', '<a href="#On-Alpha">here</a>',
+        "<code>[no](link)</code>", '<a href="../../../report.html">Report</a>', "As stored with the notebook",
+    ):  # fmt: skip
+        assert link in text, link
     assert (
-        ".wide td:first-child { position: sticky; left: 0; background: #fff; }" in written.text
-    )  # names stay in sight
-    assert "border-collapse: collapse" not in written.text  # whose lines would not move with what is sticky
+        '<a href="../../notebooks/figures/toy/drawn.html">back</a>'
+        in (stored.folder / "site" / "notebooks" / "shared.html").read_text()
+    )
+
+
+def test_every_notebook_has_a_page_and_every_link_works(stored, shown):
+    written = shown(stored)
+    reached = follow(stored.folder / "report.html")
+    pages = [site.notebook_page(place) for place in site.notebooks()]
+    assert pages == ["site/notebooks/shared.html", "notebooks/figures/toy/drawn.html", "site/notebooks/toy/other.html"]
+    assert {stored.folder / one for one in pages} <= reached
+    assert ">On Alpha</a>" in written.text and ">other</a>" in written.text and ">Shared</a>" in written.front.text
+    text = (stored.folder / "notebooks" / "figures" / "toy" / "drawn.html").read_text()
+    assert re.findall(r'alt="([^"]*)"', text)[0].startswith("Picture of: On Alpha next, paper, code, gone")
+
+
+def test_an_executed_notebook_keeps_its_page(stored, shown):
+    executed = stored.folder / "notebooks" / "figures" / "toy" / "drawn.html"
+    before = executed.read_text()
+    executed.with_suffix(".ipynb").touch()
+    shown(stored)
+    assert executed.read_text() == before
+
+
+def test_a_site_in_another_folder_shows_the_figures_where_they_are(stored, tmp_path):
+    front = page.write_report(stored, None, "released", tmp_path / "elsewhere")
+    assert stored.folder / "figures" / "drawn.png" in follow(front)
 
 
 # --- What is no result ---
@@ -330,10 +449,9 @@ def test_the_page_reads_on_a_phone(local, shown):
 
 def test_stand_ins_are_told_and_the_released_run_is_shown_beside(stand_in, local, shown):
     written = shown(stand_in, local)
-    banner = written.text.index("These are not the papers' pictures")
-    assert written.values("class").count("notice") == 1 and banner < written.text.index("<table") < written.text.index(
-        "<h2"
-    )
+    for one in (written, written.front):
+        banner = one.text.index("These are not the papers' pictures")
+        assert one.values("class").count("notice") == 1 and banner < one.text.index("<h2") < one.text.index("<table")
     header = ("method", "published", "ours", "diff.", "verdict")
     released, here = written.all_with(*header)
     assert [row for row in released if row[0] == "Alpha (laptop budget)"][0][1:5] == [
@@ -351,7 +469,7 @@ def test_stand_ins_are_told_and_the_released_run_is_shown_beside(stand_in, local
     first, second = written.all_with("the paper says")
     assert [row[3] for row in first[1:]] == ["holds", "undecided", "holds", "not run"]
     assert [row[3] for row in second[1:]] == ["not run", "not run", "holds", "not run"]  # a size needs no pictures
-    assert "6 of 11 distinct printed numbers" in written.words
+    assert "6 of 11 distinct printed numbers" in written.front.words
 
 
 def test_stand_ins_without_a_released_run_are_told_too(stand_in, shown):

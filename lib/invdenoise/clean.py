@@ -21,6 +21,7 @@ QUICK = (
     "notebooks/report.ipynb",
     "notebooks/report.html",
     "report.html",
+    "site",
     "smoke",
     ".cache",
 )

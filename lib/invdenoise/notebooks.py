@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import argparse
 import ast
+import base64
 import contextlib
 import difflib
+import functools
+import io
 import json
 import re
 import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -31,15 +35,21 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
+from PIL import Image
+from pygments.formatters import HtmlFormatter
 
 from invdenoise import hermetic, paths
 from invdenoise.files import atomic
+from invdenoise.report import site
 
 # The kernel without any configuration file: IPython would read those of the system and of the current folder too.
 START = (
     "from ipykernel.kernelapp import IPKernelApp; IPKernelApp.load_config_file = lambda *args, **kwargs: None; "
     "IPKernelApp.launch_instance()"
 )
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LONGEST_ALT = 160  # characters that describe a picture
 
 
 class _Kernel(AsyncKernelManager):
@@ -120,11 +130,12 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> Pa
                 f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
                 f"  read the executed copy: {failed}"
             ) from None
-    write_html(output)
+    write_html(output, source=notebook)
     return output
 
 
 _MARK = "formula-{}-set-aside"
+_PNG = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
 # Code, which may hold dollars; a formula of its own; a formula in a line.
 _FORMULA = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$(?!\s)([^$\n]+?)(?<!\s)\$", re.DOTALL)
 
@@ -145,26 +156,94 @@ def set_aside(markdown: str, formulas: list[str]) -> str:
     return _FORMULA.sub(mark, markdown)
 
 
-def write_html(notebook: Path) -> Path:
-    """Render an executed notebook beside it as one self-contained page."""
+def write_html(
+    notebook: Path, page: Path | None = None, source: Path | None = None, folder: Path | None = None
+) -> Path:
+    """Render a notebook with its outputs as one self-contained page.
+
+    Args:
+        notebook: with outputs.
+        page: to write; beside the notebook if it is None.
+        source: the notebook of the checkout that was executed, which relative links start from; the notebook itself if it is None.
+        folder: results folder of the site that the links lead to, `results/` if it is None. A page elsewhere leads nowhere.
+
+    Returns:
+        The page's path.
+    """
+    page = notebook.with_suffix(".html") if page is None else page
+    source = notebook if source is None else source
+    folder = paths.results_dir() if folder is None else folder
     node = nbformat.read(notebook, as_version=4)
+    node.metadata.pop("widgets", None)
     formulas: list[str] = []
+    above = source.stem
     for cell in node.cells:
         if cell.cell_type == "markdown":
+            above = _plain(cell.source) or above
             cell.source = set_aside(cell.source, formulas)
         for output in cell.get("outputs", []):
-            if text := output.get("data", {}).get("text/markdown"):
-                output["data"]["text/markdown"] = set_aside(text, formulas)
-    with hermetic.applied():  # a template of the reader's own may be called "lab" too
-        exporter = HTMLExporter(template_name="lab", embed_images=True)
-        html, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})
-    html = re.sub(r"<script src=[^>]*>\s*</script>", "", html)  # the page must read without a network
+            _prepare(output, above, formulas)
+    with hermetic.applied():  # a template of the reader's own may be called "basic" too
+        body, _ = _exporter().from_notebook_node(node)
+    body = _PNG.sub(_smaller, body)
+    body = site.with_links(body, source, page, folder)
     for number, formula in enumerate(formulas):
-        html = html.replace(_MARK.format(number), formula)
-    page = notebook.with_suffix(".html")
+        body = body.replace(_MARK.format(number), formula)
+    place = page.relative_to(folder).as_posix() if page.is_relative_to(folder) else None
+    paper = site.paper_of(place) if place else None
+    html = site.templates().get_template("notebook.html.j2").render(
+        title=site.title_of(source), body=body, stored=notebook == source, code_style=_code_style(),
+        report=site.relative(folder / site.FRONT, page) if place else "", paper=paper,
+        paper_page=site.relative(folder / site.paper_page(paper.name), page) if paper else "",
+    )  # fmt: skip
     with atomic(page) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return page
+
+
+@functools.cache
+def _exporter() -> HTMLExporter:
+    """What turns cells into HTML. Making it takes a while, since it compiles its templates."""
+    return HTMLExporter(
+        template_name="basic",
+        embed_images=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+
+
+def _smaller(found: re.Match) -> str:
+    """An embedded picture as WebP without loss, where that is smaller."""
+    png, webp = base64.b64decode(found[1]), io.BytesIO()
+    Image.open(io.BytesIO(png)).save(webp, "WEBP", lossless=True, method=1)
+    if webp.tell() >= len(png):
+        return found[0]
+    return "data:image/webp;base64," + base64.b64encode(webp.getvalue()).decode()
+
+
+def _prepare(output: nbformat.NotebookNode, above: str, formulas: list[str]) -> None:
+    """Set formulas aside, describe pictures by the text above them, and replace what needs a running notebook."""
+    data = output.get("data", {})
+    if text := data.get("text/markdown"):
+        data["text/markdown"] = set_aside(text, formulas)
+    if WIDGET in data:
+        output["data"] = nbformat.NotebookNode({"text/markdown": "*A control to move: open the notebook for it.*"})
+    if "image/png" in data:
+        output.setdefault("metadata", nbformat.NotebookNode()).setdefault("image/png", nbformat.NotebookNode())
+        output["metadata"]["image/png"]["alt"] = f"Picture of: {above}"
+
+
+def _plain(markdown: str) -> str:
+    """The beginning of a text without its markup."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", markdown)
+    text = re.sub(r"^[#>|\-: ]+|[*`$\\]", "", text, flags=re.MULTILINE)
+    return textwrap.shorten(text, LONGEST_ALT, placeholder=" …")
+
+
+def _code_style() -> str:
+    """Colours of code, on light and on dark pages."""
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
+    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n.highlight {{ background: none; }}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,25 +19,25 @@ import pandas as pd
 
 from invdenoise import paths
 from invdenoise.files import atomic
-from invdenoise.papers import Paper
+from invdenoise.papers import RELEASED, Paper
 from invdenoise.plan import finished_ablations
 from invdenoise.report import audit
 from invdenoise.report.claims import claims_markdown, decide_all
 from invdenoise.report.compare import Results, all_numbers, beside, read_results
-from invdenoise.report.page import paper_counts
+from invdenoise.report.page import paper_counts, write_report
 from invdenoise.report.tables import in_digits, markdown_table
 from invdenoise.tasks.base import score_folder
 
 README = paths.ROOT / "README.md"
 MEASUREMENTS = "measurements.md"
-KEPT = ("tables", "figures", "bench.csv", "report.html")  # and the papers' scores
+KEPT = ("tables", "figures", "bench.csv")  # and the papers' scores; the site is written anew
 MOST_FAULTS = 20  # that one message lists
 OPENING = re.compile(r"<!-- (?:papers|claims|table)(?:: [^\n]+?)? -->")
 BLOCK = re.compile(r"(<!-- (?P<kind>papers|claims|table)(?:: (?P<place>[^\n]+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def release() -> None:
-    """Copy the local run into `results/released`, whole or not at all.
+    """Copy the local run into `results/released`, whole or not at all, and write its site.
 
     Measurements, and curves of ablations, that were not made again stay as they were released before. Measurements on
     another processor stay beside the new ones, as `bench-<processor>.csv`. Of the scores, those of the papers are
@@ -87,9 +87,8 @@ def release() -> None:
         for name, curve in curves.items():
             (fresh / "ablations").mkdir(exist_ok=True)
             shutil.copy2(curve, fresh / "ablations" / f"{name}.csv")
-        page = fresh / "report.html"  # executed notebooks are not released, so it may not link to them
-        text = page.read_text(encoding="utf-8")
-        page.write_text(re.sub(r'<a href="notebooks/[^"]*">(.*?)</a>', r"\1", text), encoding="utf-8")
+        # Executed notebooks may show pictures of datasets, so the released pages are those of the stored ones.
+        write_report(Results(fresh, results.papers), None, RELEASED, fresh)
         if paths.RELEASED.exists():
             paths.RELEASED.rename(old)
         try:
