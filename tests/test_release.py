@@ -34,6 +34,9 @@ BENCH = {
 
 # The made-up methods that are networks, declared beside what the made-up paper has.
 TRAINED, AUTHORS, FILE = ("alpha-s15", "alpha-s25", "one", "two"), "alpha-authors-s25", "weights/dncnn/sigma=25.mat"
+TRAINING = {
+    "num_parameters": 5, "steps": 1, "patches": 4, "seconds": 60.0, "recipe": {"optimizer": "adam"}, "started_from": None
+}  # fmt: skip
 SOURCE = "{kind: batches.WhiteNoise, set: embedded-train}"
 NETWORK = f"{{model: toy.Smooth, source: {SOURCE}, task: awgn.Denoise, recipe: quick, sigma: 25}}"
 DECLARED = f"""
@@ -65,7 +68,7 @@ def write_weights(name: str, shift: float = 0.0, **card) -> str:
     save_weights(
         network,
         weights_path(name),
-        {"experiment": name, "budget": "laptop", "commit": "0" * 12, "validation_psnr": 28.0, **card},
+        {"experiment": name, "budget": "laptop", "commit": "0" * 12, "validation_psnr": 28.0, **TRAINING, **card},
     )
     return read_card(weights_path(name))["sha256"]
 
