@@ -306,7 +306,9 @@ def test_stored_outputs_name_no_folder_of_a_machine():
     for file in sorted(paths.NOTEBOOKS.rglob("*.ipynb")):
         for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
             outputs = [{**output, "data": _texts(output)} for output in cell.get("outputs", [])]
-            found += [f"{file.name}: {place}" for place in re.findall(r"/(?:tmp|home|root|Users)/[\w./-]*", str(outputs))]
+            found += [
+                f"{file.name}: {place}" for place in re.findall(r"/(?:tmp|home|root|Users)/[\w./-]*", str(outputs))
+            ]
     assert not found
 
 
