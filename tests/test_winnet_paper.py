@@ -185,7 +185,7 @@ def test_figures_read_the_scores_that_they_show(everything):
     blind, told = "winnet/blind", "winnet/told"
     assert reads == {
         "nonblind_set12": {"winnet/nonblind", "linn/table1"}, "blind_table": {blind}, "noise_estimation": {blind, told},
-        "deblurring": {"winnet/deblur"}, "learned_kernels": {"winnet/nonblind", blind, told},
+        "deblurring": {"winnet/deblur"}, "learned_kernels": {"winnet/nonblind", blind, told}, "tour": set(),
     }  # fmt: skip
 
 
