@@ -17,7 +17,8 @@ from invdenoise import paths
 from invdenoise.data import pictures
 
 TOUR = paths.NOTEBOOKS / "00_tour.ipynb"
-STORED = [TOUR, paths.NOTEBOOKS / "evaluate.ipynb", paths.NOTEBOOKS / "train.ipynb"]
+BLIND_TOUR = paths.NOTEBOOKS / "winnet" / "tour.ipynb"
+STORED = [TOUR, BLIND_TOUR, paths.NOTEBOOKS / "evaluate.ipynb", paths.NOTEBOOKS / "train.ipynb"]
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +184,38 @@ def test_a_large_picture_says_how_far_it_is(tmp_path, monkeypatch, capsys):
     assert [line.partition(": ")[2] for line in said] == [f"channel {n} of 3, 1.0 megapixels" for n in (1, 2, 3)]
 
 
+# -- the tour of the blind network --------------------------------------------------------------------------------------
+
+START = ["parameters", "imports", "network"]
+
+
+@torch.enable_grad()  # the notebook turns gradients off; they come back after the test
+def test_the_blind_tour_needs_no_noise_level(tmp_path):
+    Image.fromarray(photograph(40, 50)).save(tmp_path / "mine.png")
+    names = run(BLIND_TOUR, START, picture_path=str(tmp_path / "mine.png"), add_noise=False)
+    drawn, names["saved"] = [], []
+    exec(sources(BLIND_TOUR)["own-picture"], names)
+    assert [file.name for file in names["saved"]] == list(written(tmp_path)) and len(names["saved"]) == 1
+    with Image.open(names["saved"][0]) as image:
+        assert image.size == (50, 40) and image.mode == "RGB"
+
+    exec(sources(BLIND_TOUR)["slider"], names)
+    names["show_pictures"] = lambda shown, titles, **_: drawn.append(titles)
+    names["play"](40, 10)
+    gained = [float(title.split(", ")[1].removesuffix(" dB")) for title in drawn[0]]
+    assert gained[0] < gained[1] < gained[2] - 5  # noisy, told too little, blind
+
+
+@torch.enable_grad()
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [({"method": "winnet-s25"}, "blind WINNet"), ({"method": "dninn-st-s25"}, "blind WINNet"), ({"sigma": 0}, "sigma is 0")],
+)  # fmt: skip
+def test_the_blind_tour_says_what_it_needs(parameters, says):
+    with pytest.raises(ValueError, match=says):
+        run(BLIND_TOUR, START, **parameters)
+
+
 # -- where notebooks write --------------------------------------------------------------------------------------------
 
 
@@ -226,7 +259,7 @@ def test_a_network_that_is_not_declared_is_not_trained(name, tmp_path):
 # -- stored form ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("notebook", STORED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("notebook", STORED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_opening_and_saving_in_jupyterlab_changes_nothing(notebook):
     """JupyterLab writes what the kernel says of itself, and the server writes keys in order, indented by one."""
     from ipykernel.ipkernel import IPythonKernel
