@@ -96,7 +96,7 @@ def test_the_tour_and_its_slider_run_in_another_thread(monkeypatch):
     if caught:
         raise caught[0]
     ((noisier, result), titles) = drawn[0]
-    assert noisier.shape == result.shape == (72, 72) and titles[1].startswith("denoised, ")
+    assert noisier.shape == result.shape == (72, 72) and titles[1].startswith("denoised ")
     assert result.std() < noisier.std()
 
 
@@ -180,8 +180,7 @@ def test_a_large_picture_says_how_far_it_is(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(names["network"], "denoise", lambda plane, sigma: plane)
     capsys.readouterr()
     exec(sources(TOUR)["cell-39"], names)
-    said = capsys.readouterr().out.splitlines()
-    assert [line.partition(": ")[2] for line in said] == [f"channel {n} of 3, 1.0 megapixels" for n in (1, 2, 3)]
+    assert "3/3" in capsys.readouterr().err
 
 
 # -- the tour of the blind network --------------------------------------------------------------------------------------
