@@ -61,6 +61,8 @@ class Page:
         while True:
             message = json.loads(self._socket.recv())
             if message.get("id") == number:
+                if "navigated" in message.get("error", {}).get("message", ""):  # the page was left meanwhile
+                    return {"result": {}}
                 assert "error" not in message, f"{method}: {message['error']}"
                 return message["result"]
             self._take_in(message.get("method"), message.get("params", {}))
@@ -99,7 +101,7 @@ class Page:
         )
 
     def evaluate(self, script: str) -> Any:
-        """The value of an expression on the page; a promise is waited for."""
+        """The value of an expression on the page; a promise is waited for. None where the page is left meanwhile."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, f"{script}: {answer['exceptionDetails']}"
         return answer["result"].get("value")

@@ -1,6 +1,6 @@
 """What a reader sees, in a real browser: the tour in JupyterLab as `make lab` opens it, and every page of the site.
 
-`pytest tests/test_browser.py` runs both; `make test` leaves JupyterLab out, which takes two minutes on two cores. Debian's package
+`pytest tests/test_browser.py` runs both; `make test` leaves JupyterLab out, which takes some minutes. Debian's package
 `chromium` is the browser. INVDENOISE_SCREENSHOTS names a folder for screenshots, which are for a person to look at: without it
 there are none of the site.
 """
@@ -147,7 +147,11 @@ def lab(checkout, browser):
             yield results
         finally:
             os.killpg(server.pid, signal.SIGTERM)
-            server.wait(60)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(20)
+            with contextlib.suppress(ProcessLookupError):  # kernels that did not listen
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait(20)
 
 
 def run_all(page: Page) -> None:
