@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 import random
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from invdenoise import methods, papers, paths, provenance
-from invdenoise.data.fetch import DataUnavailable, describe, fetch
+from invdenoise.data.fetch import DataUnavailable, describe, fetch, registered_files
 from invdenoise.data.noise import awgn, noise_generator
 from invdenoise.methods import load_network
 from invdenoise.models import classical
@@ -26,6 +27,10 @@ SCORES = paths.RELEASED / "scores"
 ALONE = (
     0.02  # dB that `psnr_rounded` may be off what `psnr` predicts; 0.011 is the most at sigma 5, and 0.005 elsewhere
 )
+NEARLY_EXACT, THERE = (
+    46,
+    0.05,
+)  # above so many dB outputs hardly leave whole grey levels, and `psnr_rounded` is predicted worse
 AGAIN = 0.001  # dB between a released PSNR and the same one computed here, in float32
 RECOMPUTED, SMALL = 5, 0.066  # rows, and megapixels
 
@@ -200,7 +205,8 @@ def test_psnr_fits_the_one_after_rounding(rows):
     left_out = rows["variant"].str.endswith("not-clamped") | (rows["task"] == "real.Denoise")
     own = rows[rows["psnr_rounded"].notna() & ~left_out]
     predicted = -10 * np.log10(10 ** (-own["psnr"] / 10) + 1 / 12 / 255**2)
-    assert told(own[(own["psnr_rounded"] - predicted).abs() > ALONE], "psnr", "psnr_rounded") == {}
+    allowed = np.where(own["psnr"] > NEARLY_EXACT, THERE, ALONE)
+    assert told(own[(own["psnr_rounded"] - predicted).abs() > allowed], "psnr", "psnr_rounded") == {}
     assert len(own) > 5000
 
 
@@ -224,9 +230,17 @@ def declared(row) -> tuple[dict, dict]:
     return runs.settings, runs.options
 
 
+@functools.cache
+def png_of(dataset: str, image: str) -> str | None:
+    """The registered PNG file of a picture; None where the set has others, such as JPEG, or an archive."""
+    files = (row.file for row in registered_files(describe(dataset)))
+    return next((file for file in files if Path(file).name == f"{image}.png"), None)
+
+
 def chosen(rows: pd.DataFrame) -> pd.DataFrame:
-    """A classical row and four of networks with different numbers of parameters, of small pictures in float32."""
+    """A classical row and four of networks with different numbers of parameters, of small PNG pictures in float32."""
     own = rows[(rows["task"] == "awgn.Denoise") & (rows["megapixels"] < SMALL)]
+    own = own[[png_of(row.dataset, row.image) is not None for row in own.itertuples()]]
     own = own[own["device"].str.split(", ").str[1].isin(["float", "float32"])]
     own = own[own["method"].map(lambda name: name not in classical.METHODS or classical.is_installed(name))]
     draw = random.Random(12)
@@ -242,15 +256,15 @@ def test_some_rows_are_the_same_when_computed_again(rows):
     some = chosen(rows)
     for row in some.itertuples():
         settings, options = declared(row)
-        file = at_hand(lambda row=row: fetch(row.dataset, f"{row.dataset}/{row.image}.png"), missing)
+        file = at_hand(lambda row=row: fetch(row.dataset, png_of(row.dataset, row.image)), missing)
         method = at_hand(lambda row=row, settings=settings: make_task(row.task, settings).load(row.method), missing)
         if file is None or method is None:
             continue
         clean = np.array(Image.open(file))
-        noisy = torch.from_numpy(clean.astype(np.float32) / 255)[None, None]
+        noisy = torch.from_numpy(np.atleast_3d(clean).astype(np.float32) / 255).permute(2, 0, 1)[None]
         noisy = awgn(noisy, row.sigma, noise_generator(row.seed, row.dataset, row.image, row.sigma))
         sigma = row.sigma if settings.get("tell_sigma", True) else None
-        denoised = method.denoise(noisy, sigma, **options)[0, 0].numpy()
+        denoised = method.denoise(noisy, sigma, **options)[0].permute(1, 2, 0).numpy().reshape(clean.shape)
         found[f"{row.file}, line {row.line}"] = row.psnr - numpy_psnr(clean, denoised)
     if missing:
         pytest.skip(f"not computed again without data: {'; '.join(missing)}")
