@@ -273,7 +273,7 @@ def test_make_test_checks_style_code_and_notebooks_and_leaves_results_alone(make
     assert (tmp_path / "commands").read_text().splitlines() == [
         "ruff check .",
         "ruff format --check .",
-        'python -m pytest -m "not lab" --numprocesses 3 --dist loadfile',
+        "python -m pytest -m not lab --numprocesses 3 --dist loadfile",
         "python -m pytest --numprocesses 3 --dist loadfile --nbval-lax --nbval-current-env notebooks",
     ]
     *_, notebooks = (tmp_path / "results-of").read_text().splitlines()  # the tests choose a folder by themselves

@@ -525,4 +525,5 @@ def test_the_readme_lists_every_notebook_and_can_be_filled():
         assert f"({file.name})" in text, file.name
     assert text.count("<!-- end -->") == 1 and "<!-- claims -->" in text
     assert all(claim.says in text for claim in PAPER.claims.values())
-    assert "fdn-faces-s50 BUDGET=laptop" in text and "fdn-faces-s50" in PAPER.networks
+    named = re.findall(r"EXPERIMENT=([\w-]+)", text)
+    assert named and set(named) <= set(PAPER.networks)
