@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import inspect
 import json
 import math
 import os
@@ -36,7 +37,7 @@ from invdenoise.files import exclusive
 from invdenoise.methods import load_network
 from invdenoise.models.base import DenoisingNetwork
 from invdenoise.tasks.metrics import psnr
-from invdenoise.training import schedule_factor, train
+from invdenoise.training import load_source, schedule_factor, train
 
 FEW = {"num_features": 4}
 DNINN = {"model": "dninn.DnINN", "options": {"num_pairs": 2, "num_layers": 2, "num_features": 4}}
@@ -1126,3 +1127,16 @@ def test_a_trained_network_denoises(declare):
     noisy = awgn(picture, 25, noise_generator(0, "embedded", "held out", 25))
     gains = [psnr(picture, denoiser.denoise(noisy, 25)) - psnr(picture, noisy) for denoiser in (network, fresh)]
     assert gains[0] > 1 and gains[0] > gains[1] + 0.5, gains
+
+
+def test_every_declared_network_can_be_trained_on_what_its_source_gives():
+    declared = {**papers.networks(), **papers.ablations()}
+    kinds = {(spec.model, spec.source.kind): name for name, spec in declared.items() if "smoke" in spec.recipes}
+    assert len(kinds) >= 6
+    for (model, kind), name in kinds.items():
+        batch = load_source(declared[name], "smoke").batch(0)
+        loss = inspect.signature(papers.resolve(model, "models").training_loss)
+        try:
+            loss.bind(None, **batch)
+        except TypeError as error:
+            pytest.fail(f"{name}: {model}.training_loss does not take a batch of {kind} ({error})")

@@ -105,11 +105,13 @@ class InvDN(DenoisingNetwork):
         side = 2**self.num_levels
         return self.latent_scale * _normal((batch, NUM_LOW * (side**2 - 1), height // side, width // side), noisy, seed)
 
-    def training_loss(self, clean: Tensor, noisy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def training_loss(
+        self, clean: Tensor, noisy: Tensor, sigma: Tensor | float | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The forward and the backward loss (Section 3.4), both as means, which keeps the ratio of the released code.
 
         The released code sums over pixels and weighs the forward loss by 16, the ratio of the two sizes. The target of the
-        forward loss is the antialiased bicubic reduction of the clean patch.
+        forward loss is the antialiased bicubic reduction of the clean patch. The network is blind: `sigma` is not used.
         """
         low, discarded = self.encode(noisy)
         side = 2**self.num_levels
