@@ -1,5 +1,7 @@
 """DnCNN and BF-CNN: size and shape as published, folding of batch normalisation, and the authors' weights."""
 
+import argparse
+import math
 import os
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from torch import nn
 from invdenoise.data.noise import awgn, noise_generator
 from invdenoise.data.pictures import load_pictures
 from invdenoise.layers import tiles
-from invdenoise.models.dncnn import BFCNN, DnCNN, fold_batch_norm, read_authors_weights
+from invdenoise.models.dncnn import BFCNN, DnCNN, fold_batch_norm, read_authors_bias_free, read_authors_weights
 from invdenoise.tasks.metrics import psnr
 
 MIRROR = Path(os.environ.get("DATA_MIRROR") or "no-mirror")
@@ -371,3 +373,86 @@ def test_training_starts_from_the_noisy_image(network):
         p.grad is not None and p.grad.abs().max() > 0
         for p in (network.convolutions[0].weight, network.convolutions[-1].weight)
     )
+
+
+# -- BF-CNN with its authors' weights -----------------------------------------------------------------------------------
+
+
+def bias_free_state(depth=4, width=3):
+    """A training state as the authors', of a small network."""
+    torch.manual_seed(0)
+    state = {"first_layer.weight": torch.randn(width, 1, 3, 3) / 3}
+    for i in range(depth - 2):
+        state[f"hidden_layer_list.{i}.weight"] = torch.randn(width, width, 3, 3) / 3
+        state[f"bn_layer_list.{i}.weight"] = torch.rand(width) + 0.5
+        state[f"bn_layer_list.{i}.bias"] = torch.zeros(width)
+        state[f"bn_layer_list.{i}.running_mean"] = torch.zeros(width)
+        state[f"bn_layer_list.{i}.running_var"] = torch.rand(width) + 0.5
+    return state | {"last_layer.weight": torch.randn(1, width, 3, 3) / 3}
+
+
+def test_bias_free_file_is_read_into_the_network_that_it_holds(tmp_path):
+    state, path = bias_free_state(), tmp_path / "0-55.pt"
+    torch.save({"model": [state], "args": argparse.Namespace(max_noise=55)}, path)
+    network = read_authors_bias_free(path)
+    assert (network.depth, network.sigma, network.training, network.display_name) == (4, None, False, "BF-CNN")
+    noisy = torch.rand(1, 1, 9, 11)
+    x = F.relu(F.conv2d(noisy, state["first_layer.weight"], padding=1))
+    for i in range(2):
+        deviation = state[f"bn_layer_list.{i}.running_var"].sqrt() + 1e-5
+        gain = (state[f"bn_layer_list.{i}.weight"] / deviation).view(1, -1, 1, 1)
+        x = F.relu(gain * F.conv2d(x, state[f"hidden_layer_list.{i}.weight"], padding=1))
+    with torch.no_grad():
+        torch.testing.assert_close(network(noisy), noisy - F.conv2d(x, state["last_layer.weight"], padding=1))
+        torch.testing.assert_close(network(3 * noisy), 3 * network(noisy))
+
+
+class Harmful:
+    """Reports it when it is made from a file."""
+
+    def __reduce__(self):
+        return print, ("code of the file was run",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": [bias_free_state()], "args": Harmful()},
+        {"model": []},
+        {"model": [bias_free_state(), bias_free_state()]},
+        {"model": [{"first_layer.weight": torch.zeros(2, 1, 3, 3)}]},
+        {"model": [bias_free_state() | {"last_layer.weight": torch.full((1, 3, 3, 3), math.nan)}]},
+        {"model": [bias_free_state() | {"bn_layer_list.1.weight": torch.ones(2)}]},
+        {},
+    ],
+)
+def test_another_bias_free_file_is_refused_and_runs_no_code(content, tmp_path, capsys):
+    path = tmp_path / "0-55.pt"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"0-55.pt: not BF-CNN weights in PyTorch format \(.*\); fetch the file again"):
+        read_authors_bias_free(path)
+    assert "code of the file was run" not in capsys.readouterr().out
+
+
+def test_a_cut_or_missing_bias_free_file_is_named(tmp_path):
+    path = tmp_path / "0-55.pt"
+    with pytest.raises(FileNotFoundError, match=r"0-55.pt: no such file.*BF-CNN"):
+        read_authors_bias_free(path)
+    for content in (b"", b"no weights", b"PK\3\4 and no more"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not BF-CNN weights"):
+            read_authors_bias_free(path)
+
+
+@pytest.mark.skipif(
+    not (MIRROR / "weights" / "bfcnn").is_dir(),
+    reason="data not available: set DATA_MIRROR to a folder with weights/bfcnn/",
+)
+def test_the_authors_bias_free_weights_denoise_as_the_fact_sheet_says():
+    network = read_authors_bias_free(MIRROR / "weights" / "bfcnn" / "0-55.pt")
+    assert network.num_parameters() == 64 * 9 * 2 + 18 * 64**2 * 9 + 19 * 64 + 1
+    found = []
+    for picture in load_pictures("set12", limit=3):
+        noisy = awgn(picture.tensor(), 25, noise_generator(0, "set12", picture.name, 25))
+        found.append(psnr(network.denoise(noisy), picture.tensor()))
+    assert np.abs(np.subtract(found, (29.9, 33.2, 30.8))).max() < 0.15

@@ -119,7 +119,7 @@ def test_dncnn_is_scored_in_its_authors_precision_and_dninn_in_the_fastest(every
         if job.score == "linn/table1"
         if methods.is_network(job.method)
     }
-    assert precisions == {("dncnn", "float32"), ("dninn", "fastest")}
+    assert precisions == {("dncnn", "float32"), ("tnrd", "float32"), ("dninn", "fastest")}
 
 
 def test_sweeps_cover_figure_5_with_and_without_adapted_thresholds(everything):

@@ -91,7 +91,7 @@ def test_claims_are_about_what_is_scored(linn):
     for name, claim in linn.claims.items():
         pairs = (*claim.test.paired, *filter(None, [claim.test.ratio]))
         methods = {method for pair in pairs for method in pair}
-        assert methods - scored[claim.test.reads] == ({"tnrd"} if name == "tnrd" else set()), name
+        assert methods - scored[claim.test.reads] == set(), name
 
 
 @pytest.mark.skipif(not (paths.RELEASED / "scores" / "linn").exists(), reason="nothing released yet: make release")

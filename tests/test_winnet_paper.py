@@ -90,7 +90,14 @@ def test_a_full_run_scores_non_blind_blind_and_told(budget, everything):
             raw.setdefault((job.method, job.dataset), []).extend(job.conditions["sigma"])
             continue
         seen.setdefault((job.method, job.dataset, job.score.split("/")[1]), []).extend(job.conditions["sigma"])
-    blind = ("winnet-authors-blind", "winnet-blind", "winnet-authors-nenet", "dncnn-authors-blind", "bfcnn")
+    blind = (
+        "winnet-authors-blind",
+        "winnet-blind",
+        "winnet-authors-nenet",
+        "dncnn-authors-blind",
+        "bfcnn-authors",
+        "bfcnn",
+    )
     expected = {(name, data, "blind"): LEVELS for name in blind for data in ("bsd68", "set12")}
     expected |= {(name, "set12", "told"): LEVELS for name in blind[:2]}
     for scales in ("", "2level-"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import pickle
 from itertools import pairwise
 from pathlib import Path
 
@@ -213,3 +215,55 @@ def read_convolutions(path: Path) -> list[tuple[Tensor, Tensor]]:
         weight = torch.from_numpy(kernel).transpose(-1, -2)
         convolutions.append((weight, torch.from_numpy(bias).flatten()))
     return convolutions
+
+
+def read_authors_bias_free(path: str | Path) -> DnCNN:
+    """BF-CNN with the weights that its authors released, in evaluation mode: blind, for noise levels from 0 to 55.
+
+    The file (`pretrained/dncnn/bias_free/0-55.pt` of LabForComputationalVision/bias_free_denoising) is a pickled training state.
+    PyTorch's loader reads it without running code; the one class in it beyond tensors, the record of command-line arguments, is
+    let through. Its normalisation divides by the standard deviation plus 1e-5, and is merged into the convolutions here; every
+    bias is zero.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not one of these; the message says why.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; it should hold weights released by the authors of BF-CNN")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            (state,) = torch.load(path, map_location="cpu", weights_only=True)["model"]
+        middle = [state[f"hidden_layer_list.{i}.weight"] * _gain(state, i) for i in range(_num_normalised(state))]
+        weights = [state["first_layer.weight"], *middle, state["last_layer.weight"]]
+        model = DnCNN(len(weights), weights[0].shape[0], batch_norm=False, num_channels=weights[0].shape[1])
+        for target, weight in zip(model.convolutions, weights, strict=True):
+            if not torch.isfinite(weight).all():
+                raise ValueError("weights that are NaN or infinite")
+            target.load_state_dict({"weight": weight, "bias": torch.zeros(len(weight))})
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        RuntimeError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: not BF-CNN weights in PyTorch format ({reason}); fetch the file again") from error
+    model.display_name = BFCNN.display_name
+    return model.eval()
+
+
+def _num_normalised(state: dict[str, Tensor]) -> int:
+    """Convolutions of BF-CNN that are followed by a normalisation: all but the first and the last."""
+    return sum(name.endswith(".running_var") for name in state)
+
+
+def _gain(state: dict[str, Tensor], number: int) -> Tensor:
+    """What normalisation multiplies the output channels of a convolution by, `(out, 1, 1, 1)`."""
+    gain = state[f"bn_layer_list.{number}.weight"] / (state[f"bn_layer_list.{number}.running_var"].sqrt() + 1e-5)
+    return gain.view(-1, 1, 1, 1)
