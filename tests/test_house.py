@@ -383,7 +383,7 @@ def test_a_new_paper_is_regenerated_from_its_own_files(toy):
     verdicts = [
         word for word in ("exceeded", "reproduced", "smaller budget", "not reproduced", "close") if word in said
     ]
-    assert said.splitlines()[-2].startswith("Toy: ") and verdicts
+    assert said.splitlines()[-2].startswith("Toy, ") and verdicts
 
 
 @pytest.mark.graph

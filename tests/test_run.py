@@ -36,7 +36,7 @@ rule second:
     output: "b/{name}"
     shell: "echo error: no such picture >&2; exit 1"
 """
-VERDICTS = ("reproduced", "close", "reproduced", "not run")
+VERDICTS = (("reproduced", "laptop"), ("close", "authors"), ("reproduced", "none"), ("not run", ""))  # with budgets
 RUNS = [{"methods": ["smooth-s25", "wavelet-bayes"], "sets": "set12", "conditions": {"sigma": [25]}}]
 
 
@@ -61,8 +61,8 @@ def folder(tmp_path, monkeypatch):
     toy.declare(tmp_path, monkeypatch, network, authors=author, scores={"table": score}, figures=figure)
     numbers = [
         {"paper": "toy", "method": f"m{index}", "dataset": "set12", "sigma": 25.0, "metric": "psnr", "published": 30.0,
-         "verdict": verdict, "family": "" if verdict == "not run" else f"m{index}"}
-        for index, verdict in enumerate(VERDICTS)
+         "verdict": verdict, "budget": budget, "family": "" if verdict == "not run" else f"m{index}"}
+        for index, (verdict, budget) in enumerate(VERDICTS)
     ]  # fmt: skip
     monkeypatch.setattr(run, "all_numbers", lambda results: pd.DataFrame(numbers))
     return tmp_path / "results"
@@ -267,10 +267,16 @@ def test_the_rules_of_the_graph_are_those_that_costs_are_of():
 # --- The end
 
 
-def test_conclusion_counts_the_verdicts_of_each_paper(folder):
+def test_conclusion_counts_networks_trained_here_apart_from_weights_of_others(folder):
     said = []
     run.conclude(make_plan("released"), said.append)
-    assert said == ["Toy: 2 reproduced, 1 close, 1 not run", f"report: {folder / 'report.html'}"]
+    assert said == [
+        "Toy, networks trained here: 1 reproduced",
+        "Toy, authors' weights: 1 close",
+        "Toy, classical methods: 1 reproduced",
+        "Toy, nothing of ours: 1 not run",
+        f"report: {folder / 'report.html'}",
+    ]
 
 
 def test_missing_data_are_said_and_do_not_stop(graph, folder):
@@ -304,7 +310,7 @@ def test_a_smoke_run_asks_for_no_data(graph):
     graph("")
     said = []
     assert run.regenerate("smoke", 1, said.append) == 0
-    assert len(said) == 2  # a line for the paper, and the report
+    assert all(line.startswith(("Toy, ", "report: ")) for line in said), said  # what matched, and nothing on data
 
 
 def test_one_paper_is_passed_on_to_the_graph(graph, capsys):

@@ -32,7 +32,7 @@ from invdenoise.data.fetch import DataUnavailable, fetch
 from invdenoise.device import core_quota
 from invdenoise.files import exclusive
 from invdenoise.plan import ALL, OVERHEAD, Plan, make_plan, runs_of
-from invdenoise.report.compare import all_numbers, counts
+from invdenoise.report.compare import PARTS, all_numbers, counts, parts_of
 from invdenoise.report.tables import in_words
 from invdenoise.tasks.base import unfinished
 
@@ -496,16 +496,17 @@ def _jobs(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def conclude(plan: Plan, report: Callable[[str], None]) -> None:
-    """A few lines on what matched the papers and what did not; of a figure alone, where its page is."""
+    """What matched the papers and what did not, a line for each of `PARTS`; of a figure alone, where its page is."""
     if plan.figure:
         report(f"page: {plan.results / 'notebooks' / 'figures' / f'{plan.figure}.html'}")
         return
     numbers = all_numbers(plan.results)
     for paper in plan.papers:
-        found = counts(numbers[numbers["paper"] == paper])
-        report(
-            f"{papers.papers()[paper].short}: {', '.join(f'{number} {verdict}' for verdict, number in found.items())}"
-        )
+        parts = parts_of(numbers[numbers["paper"] == paper])
+        for part, heading in PARTS.items():
+            if found := counts(parts[part]):
+                words = ", ".join(f"{number} {verdict}" for verdict, number in found.items())
+                report(f"{papers.papers()[paper].short}, {heading}: {words}")
     report(f"report: {plan.results / 'report.html'}")
 
 

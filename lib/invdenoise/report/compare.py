@@ -393,8 +393,17 @@ def counts(numbers: pd.DataFrame) -> dict[str, int]:
     return {str(word): int(found[word]) for word in Verdict if word in found}
 
 
+PARTS = {  # of the printed numbers, by what of ours stands beside them: see `parts_of`
+    "ours": "networks trained here",
+    "authors": "authors' weights",
+    "classical": "classical methods",
+    "sizes": "numbers of parameters and operations",
+    "alone": "nothing of ours",
+}
+
+
 def parts_of(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Rows of `all_numbers` by what of ours stands beside the print.
+    """Rows of `all_numbers` by what of ours stands beside the print, for each of `PARTS`.
 
     "ours": networks trained here; "authors": weights that others trained; "classical": methods that learn nothing; "sizes": numbers of
     parameters and operations, which no training changes; "alone": numbers that have nothing of ours beside them. One number may be in several parts.

@@ -19,6 +19,7 @@ from invdenoise.plan import bench_file
 from invdenoise.provenance import VERSION, commit
 from invdenoise.report.claims import Decided, claim_counts, decide_all
 from invdenoise.report.compare import (
+    PARTS,
     Results,
     Table,
     all_numbers,
@@ -98,15 +99,6 @@ def _draw_curve(name: str, curve: pd.DataFrame, folder: Path) -> dict[str, str] 
 
 
 # --- One paper
-
-
-PARTS = {  # of the printed numbers, with what stands beside them
-    "ours": "networks trained here",
-    "authors": "authors' weights",
-    "classical": "classical methods",
-    "sizes": "numbers of parameters and operations",
-    "alone": "nothing of ours",
-}
 
 
 def paper_counts(paper: Paper, numbers: pd.DataFrame, decided: Mapping[str, Decided]) -> dict[str, dict[str, int]]:
