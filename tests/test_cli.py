@@ -291,6 +291,14 @@ def test_help_and_list_name_the_methods_and_the_default(capsys):
     assert all(f"  {name} " in listed for name in ("nlm", *cli.blind_methods()))
 
 
+def test_the_list_tells_whose_weights_a_method_has_and_who_estimates_its_noise():
+    nlm, ours, theirs, mended = cli.table_of(
+        ["nlm", "winnet-blind", "winnet-authors-s25", "winnet-authors-nenet"]
+    ).splitlines()
+    assert nlm.endswith("white noise of the level --sigma") and ", with nenet" in ours and "authors" not in ours
+    assert theirs.endswith("; its authors' weights") and mended.endswith("; its authors' weights, with nenet")
+
+
 def test_the_module_is_the_command():
     command = [sys.executable, "-m", "invdenoise", "--version"]
     done = subprocess.run(

@@ -290,6 +290,14 @@ def test_the_authors_networks_of_the_checkout():
     assert {"nenet", "nenet-authors"} <= set(networks_with("estimate_sigma")) - set(names)
 
 
+def test_all_that_is_offered_as_a_denoiser_can_denoise():
+    """By what it can do: a name such as winnet-authors-nenet is that of WINNet, with another estimator inside."""
+    for name in list_denoisers():
+        method = authors_network(name) if name in papers.authors() else load_denoiser(name, reference=True)
+        assert isinstance(method, Denoiser), name
+        assert type(method).estimate is not Denoiser.estimate, name
+
+
 def test_every_file_of_the_authors_is_registered():
     registered = (paths.DATA / "registry" / "weights.csv").read_text()
     assert all(f"{entry.file}," in registered for entry in papers.authors().values())

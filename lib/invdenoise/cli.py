@@ -22,7 +22,7 @@ from invdenoise.data.decode import read_stored
 from invdenoise.data.fetch import dataset_ids, describe
 from invdenoise.data.pictures import SUFFIXES, picture_file, write_stored
 from invdenoise.files import check_writable
-from invdenoise.methods import list_denoisers, load_denoiser
+from invdenoise.methods import list_denoisers, load_denoiser, parts_of
 from invdenoise.models import classical
 from invdenoise.models.base import Denoiser
 from invdenoise.provenance import VERSION
@@ -76,11 +76,13 @@ def default_method() -> str | None:
 
 
 def table_of(names: Sequence[str]) -> str:
-    """A line for each method: its name, which pictures it knows, its noise, and what it was trained on."""
+    """A line for each method: its name, which pictures it knows, its noise, who estimates that, and what it was trained on."""
     default, width = default_method(), max(map(len, names), default=0)
     lines = []
     for name in names:
         pictures = f"; trained on {trained_on(name)}" if trained_on(name) else ""
+        pictures += "; its authors' weights" if name in papers.authors() else ""
+        pictures += "".join(f", with {part}" for part in parts_of(name)[1:])
         default_one = " (default)" if name == default else ""
         lines.append(f"  {name:<{width}}  {colour_of(name):<6}  {noise_of(name)}{pictures}{default_one}")
     return "\n".join(lines)
