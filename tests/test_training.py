@@ -415,6 +415,17 @@ def test_a_resumed_run_uses_as_many_threads_as_before_and_the_card_tells_all_har
     assert second.endswith(", ONEDNN_MAX_CPU_ISA=AVX2") and third == first + ", ONEDNN_MAX_CPU_ISA=AVX2"
 
 
+def test_steps_are_told_from_where_a_run_goes_on_to_its_end(declare):
+    declare()
+    told = []
+    assert not quietly(minutes=1e-9, on_step=lambda *step: told.append(step)).finished
+    assert told == [(0, 24)]
+    quietly(on_step=lambda *step: told.append(step))
+    assert told[1:] == [(step, 24) for step in range(25)]
+    quietly(on_step=lambda *step: told.append(step))  # finished already
+    assert len(told) == 26
+
+
 @pytest.mark.parametrize(("threads", "load", "warned"), [(2, 5.0, True), (2, 2.4, False), (1, 5.0, False)])
 def test_several_threads_on_a_busy_machine_are_told(threads, load, warned, declare, monkeypatch):
     declare()

@@ -45,6 +45,7 @@ def variables() -> dict[str, str]:
         "PYTHONPATH": str(paths.ROOT / "lib"),
         "PYTHONNOUSERSITE": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else every kernel prints a warning of its debugger
+        "TQDM_DISABLE": "1",  # nobody watches, and a bar of progress would stay in the page
         "MATPLOTLIBRC": str(_matplotlib() / "mpl-data" / "matplotlibrc"),
         "MPLCONFIGDIR": str(cache / "invdenoise" / "matplotlib"),  # its cache of fonts
         "XDG_CACHE_HOME": str(cache),

@@ -87,6 +87,7 @@ def train(
     minutes: float | None = None,
     report: Callable[[str], None] | None = print,
     folder: Path | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> Run:
     """Train a network, or go on where it was interrupted.
 
@@ -96,6 +97,8 @@ def train(
         minutes: stop after this time with a checkpoint; call again to go on. None trains to the end.
         report: called with a line of progress now and then; None is silent.
         folder: where the run lives; default `results/runs/<name>/<budget>`.
+        on_step: called with the number of steps done and of all steps, before the first step of this call and after each, as for a
+            bar of progress. A finished run takes no step.
 
     Returns:
         The run; `run.finished` says whether its weights are written.
@@ -120,7 +123,7 @@ def train(
     if not accelerator.is_main_process:
         return _Trainer(spec, budget, recipe, folder, accelerator, None).run(deadline)
     with exclusive(folder / "lock", f"training of {name} ({budget})"):
-        return _Trainer(spec, budget, recipe, folder, accelerator, report).run(deadline)
+        return _Trainer(spec, budget, recipe, folder, accelerator, report, on_step).run(deadline)
 
 
 def _accelerator() -> Accelerator:
@@ -166,9 +169,10 @@ class _Trainer:
         folder: Path,
         accelerator: Accelerator,
         report: Callable[[str], None] | None,
+        on_step: Callable[[int, int], None] | None = None,
     ):
         self.spec, self.budget, self.recipe, self.folder = spec, budget, recipe, folder
-        self.accelerator, self.report = accelerator, report
+        self.accelerator, self.report, self.on_step = accelerator, report, on_step
         world = accelerator.num_processes
         if recipe.batch_size % world:
             raise ValueError(f"batch_size is {recipe.batch_size}, not a multiple of {world} processes")
@@ -258,6 +262,8 @@ class _Trainer:
         before = self.seconds
         self._note_hardware()
         self.network.train()
+        if self.on_step:
+            self.on_step(self.step, self.num_steps)
         while self.step < self.num_steps and self._all(time.monotonic() < deadline and not stop.is_set()):
             lr = self._set_lr()
             # What the network draws depends on the step alone, so that a resumed run draws the same.
@@ -289,6 +295,8 @@ class _Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
             self.seconds = before + time.monotonic() - began
+            if self.on_step:
+                self.on_step(self.step, self.num_steps)
 
             last = self.step == self.num_steps
             if self.step % recipe.validate_every == 0 or last:
