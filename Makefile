@@ -59,8 +59,8 @@ ablations: $(ENV) ## train short runs, one setting of a recipe changed in each
 	python -m invdenoise.training $$(python -c 'from invdenoise.papers import ablations; print(*ablations())')
 
 lab: export OMP_WAIT_POLICY ?= passive
-lab: $(ENV) ## open the notebooks in JupyterLab
-	jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
+lab: $(ENV) ## open the tour in JupyterLab, beside the list of all files
+	jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url="/lab/tree/notebooks/00_tour.ipynb?file-browser-path=/"
 
 test: export OMP_NUM_THREADS := 1
 test: $(ENV) ## everything CI runs: lint, tests, every notebook, the whole graph on a small budget

@@ -26,6 +26,7 @@ from PIL import Image
 from invdenoise import paths
 from invdenoise.report.compare import read_results
 from invdenoise.report.page import write_report
+from invdenoise.report.site import notebook_page
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason="no chromium here")]
 KEPT = os.environ.get("INVDENOISE_SCREENSHOTS")
@@ -83,6 +84,33 @@ def test_every_page_of_the_site_fits_and_loads_without_errors(site, browser, scr
             browser.screenshot(screenshots / f"site-{size[0]}" / f"{name.replace('/', '-')}.png", whole=True)
         wrong += [f"{name}: {error}" for error in browser.errors]
     assert not wrong, "\n".join(wrong)
+
+
+# The widths of the last picture of a page: as it is shown, as it is stored, and of the page.
+WIDTHS = """(() => {
+  const one = [...document.images].at(-1);
+  return [one.getBoundingClientRect().width, one.naturalWidth, document.documentElement.scrollWidth];
+})()"""
+
+
+def test_a_picture_of_a_notebook_opens_in_full_size_on_a_phone(site, browser, screenshots):
+    browser.resize(*PHONE)
+    browser.open((site.parent / notebook_page("00_tour")).as_uri())
+    small, stored, page = browser.evaluate(WIDTHS)
+    assert small < page <= PHONE[0] < stored
+    browser.click(".zoom .open")
+    browser.wait("location.hash.startsWith('#picture-')", 10, "the picture to open")
+    assert browser.evaluate(WIDTHS) == [stored, stored, page]
+    if KEPT:
+        browser.screenshot(screenshots / "picture.png")
+    browser.click(".zoom:target .close")
+    browser.wait("location.hash.startsWith('#at-picture-')", 10, "the picture to close")
+    assert browser.evaluate(WIDTHS) == [small, stored, page]
+    browser.evaluate("history.back()")  # as the button of the phone does
+    browser.wait("location.hash.startsWith('#picture-')", 10, "the picture to open again")
+    browser.evaluate("history.go(-1)")
+    browser.wait("location.hash === ''", 10, "the page without a picture")
+    assert browser.evaluate(WIDTHS) == [small, stored, page] and not browser.errors
 
 
 # --- JupyterLab
@@ -213,6 +241,10 @@ def set_parameter(page: Page, name: str, value: object) -> None:
 def test_the_tour_in_jupyterlab(lab, checkout, browser, screenshots, tmp_path):
     """A reader's visit. After a reload a saved notebook goes on as it was, with its kernel; nothing need be run again."""
     keep = screenshots / "lab"
+    # The file browser shows the top of the checkout.
+    listed = "[...document.querySelectorAll('.jp-DirListing-itemText')].map(one => one.textContent)"
+    wanted = ("README.md", "notebooks", "results")
+    browser.wait(" && ".join(f"{listed}.includes('{name}')" for name in wanted), 60, "README.md and results")
     browser.screenshot(keep / "1-opened.png")
     run_all(browser)
     before, after = move_slider(browser)
@@ -235,8 +267,3 @@ def test_the_tour_in_jupyterlab(lab, checkout, browser, screenshots, tmp_path):
     assert said and all(str(file) in said for file in written), "a whole path, as it is outside the checkout"
     browser.evaluate(f'{CELLS}.find(one => one.textContent.includes("mine: 60 x 48 pixels")).scrollIntoView()')
     browser.screenshot(keep / "4-own-picture.png")
-
-    # The checkout is what the file browser starts from: README and results are one click away.
-    browser.click(".jp-BreadCrumbs-home")
-    listed = "[...document.querySelectorAll('.jp-DirListing-itemText')].map(one => one.textContent)"
-    browser.wait(f"{listed}.includes('README.md') && {listed}.includes('results')", 30, "README.md and results")

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -296,6 +297,23 @@ def test_skipped_tests_are_named_at_the_end(tmp_path):
 
 
 # --- clean
+
+
+def test_lab_opens_the_tour_beside_all_files_of_the_checkout(tmp_path):
+    """What JupyterLab is started with: its root is the checkout, the tour is in front, and the list of files begins at the root."""
+    seen = tmp_path / "bin" / "jupyter"
+    seen.parent.mkdir()
+    seen.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path / "seen"}\n')
+    seen.chmod(0o755)
+    done = subprocess.run(["make", "lab", f"BIN={seen.parent}"], cwd=paths.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    program, *settings = (tmp_path / "seen").read_text().splitlines()
+    given = dict(setting.removeprefix("--").split("=", 1) for setting in settings)
+    assert program == "lab" and given["ServerApp.root_dir"] == str(paths.ROOT)
+    address = urlsplit(given["LabApp.default_url"])
+    assert parse_qs(address.query) == {"file-browser-path": ["/"]}
+    assert (paths.ROOT / address.path.removeprefix("/lab/tree/")) == paths.NOTEBOOKS / "00_tour.ipynb"
+    assert (paths.NOTEBOOKS / "00_tour.ipynb").is_file() and (paths.ROOT / "README.md").is_file()
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -15,6 +17,7 @@ import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
+from PIL import Image
 
 from invdenoise import notebooks, paths
 from invdenoise.notebooks import (
@@ -184,6 +187,7 @@ def test_success_writes_the_executed_copy_and_a_page(notebook, tmp_path):
     page = output.with_suffix(".html").read_text()
     assert "two 2.5" in page and "<html" in page
     assert "<script src=" not in page and '<link rel="stylesheet" href="http' not in page  # reads without a network
+    assert "full size" not in page  # there is no picture
     assert sorted(file.name for file in output.parent.iterdir()) == ["tiny.html", "tiny.ipynb"]
 
 
@@ -202,6 +206,17 @@ def test_a_failure_keeps_the_earlier_output_and_names_cell_and_error(notebook, t
     assert sorted(file.name for file in output.parent.iterdir()) == ["tiny.failed.ipynb", "tiny.html", "tiny.ipynb"]
     cells = nbformat.read(failed, as_version=4).cells
     assert any(output.output_type == "error" for cell in cells for output in cell.get("outputs", []))
+
+
+@pytest.mark.slow
+def test_a_bar_of_progress_stays_in_no_page(tmp_path):
+    count = "from tqdm import tqdm\nwith tqdm(total=2) as bar:\n    bar.write('half')\n    bar.update()\nprint('done')"
+    source, output = tmp_path / "count.ipynb", tmp_path / "out" / "count.ipynb"
+    cells = [new_code_cell("text = ''", metadata={"tags": ["parameters"]}), new_code_cell(count)]
+    nbformat.write(new_notebook(cells=cells, metadata=METADATA), source)
+    run_notebook(source, output, {})
+    found = [one for cell in nbformat.read(output, as_version=4).cells for one in cell.get("outputs", [])]
+    assert [(one.name, one.text) for one in found] == [("stdout", "half\ndone\n")]
 
 
 LOOK = """
@@ -273,6 +288,24 @@ def test_the_environment_is_as_before_after_a_notebook(notebook, monkeypatch, tm
         run_notebook(notebook, tmp_path / "out" / "tiny.ipynb", {})
     assert os.environ == before and "MPLBACKEND" not in seen
     assert not Path(seen["IPYTHONDIR"]).parent.exists()
+
+
+def test_each_picture_opens_in_full_size_without_a_script_or_a_second_copy(tmp_path):
+    stored = []
+    for shade in (0, 255):
+        png = io.BytesIO()
+        Image.new("L", (30, 20), shade).save(png, "PNG")
+        data = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": "<Figure>"}
+        stored.append(nbformat.v4.new_output("display_data", data))
+    path = tmp_path / "pictures.ipynb"
+    title = nbformat.v4.new_markdown_cell("# Black > white")
+    nbformat.write(new_notebook(cells=[title, new_code_cell("draw()", outputs=stored)], metadata=METADATA), path)
+    page = write_html(path).read_text()
+    assert page.count("data:image/") == page.count("<img ") == 2 and "<script" not in page
+    for number in (1, 2):
+        assert re.search(f'id="picture-{number}"><a class="open" href="#picture-{number}"[^>]*><img [^>]*></a>', page)
+        assert f'<a class="close" href="#at-picture-{number}"' in page and f' id="at-picture-{number}"' in page
+    assert "picture-3" not in page and "A picture opens in full size" in page
 
 
 def test_formulas_are_typeset_in_pages_without_a_script(tmp_path):

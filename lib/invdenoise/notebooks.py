@@ -13,6 +13,7 @@ import contextlib
 import difflib
 import functools
 import io
+import itertools
 import json
 import re
 import shutil
@@ -135,6 +136,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> Pa
 
 
 _MARK = "formula-{}-set-aside"
+_EMBEDDED = re.compile(r'<img\b[^>]*\bsrc="data:image/[^"]*"[^>]*>')
 _PNG = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
 # Code, which may hold dollars; a formula of its own; a formula in a line.
 _FORMULA = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$(?!\s)([^$\n]+?)(?<!\s)\$", re.DOTALL)
@@ -189,11 +191,12 @@ def write_html(
     body = site.with_links(body, source, page, folder)
     for number, formula in enumerate(formulas):
         body = body.replace(_MARK.format(number), formula)
+    body = with_zoom(body)
     place = page.relative_to(folder).as_posix() if page.is_relative_to(folder) else None
     paper = site.paper_of(place) if place else None
     html = site.templates().get_template("notebook.html.j2").render(
         title=site.title_of(source), body=body, stored=notebook == source, code_style=_code_style(),
-        report=site.relative(folder / site.FRONT, page) if place else "", paper=paper,
+        report=site.relative(folder / site.FRONT, page) if place else "", paper=paper, pictures=bool(_EMBEDDED.search(body)),
         paper_page=site.relative(folder / site.paper_page(paper.name), page) if paper else "",
     )  # fmt: skip
     with atomic(page) as temporary:
@@ -210,6 +213,24 @@ def _exporter() -> HTMLExporter:
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
+
+
+def with_zoom(body: str) -> str:
+    """A page's body in which each embedded picture opens in full size, by a link to itself: no script, no second copy.
+
+    The page's style shows the part that the address names over the whole window. Its cross, and the browser's *back*, close it.
+    """
+    numbers = itertools.count(1)
+
+    def zoom(found: re.Match) -> str:
+        number = next(numbers)
+        return (
+            f'<span id="at-picture-{number}"></span><span class="zoom" id="picture-{number}">'
+            f'<a class="open" href="#picture-{number}" title="Open in full size">{found[0]}</a>'
+            f'<a class="close" href="#at-picture-{number}" aria-label="Close">×</a></span>'
+        )
+
+    return _EMBEDDED.sub(zoom, body)
 
 
 def _smaller(found: re.Match) -> str:
