@@ -511,7 +511,7 @@ def test_table_five_counts_in_one_unit_and_says_what_is_not_run(results):
     names = run("table5_real")
     assert "worse than FDN" in names["verdict_text"] and "does not hold" not in names["claim_text"]
     for name in names["sets"]:
-        assert set(names["beaten"][set_label(name)].values()) == {"none", "InvDN, trained here; DnCNN, trained here"}
+        assert set(names["beaten"].loc[set_label(name)]) == {"none", "InvDN, trained here; DnCNN, trained here"}
     assert "SIDD validation blocks" in names["missing_text"] and "BM3D (oracle level)" in names["missing_text"]
 
 

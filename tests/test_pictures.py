@@ -692,3 +692,13 @@ def test_objects_that_recur_are_one_scene():
 
 def test_rni15():
     assert len(real("rni15", pictures.load_noisy)) == 15
+
+
+def test_a_picture_or_pair_is_chosen_by_its_name_or_comes_first():
+    for found in (pictures.load_pictures("embedded"), pictures.load_pairs("embedded-pairs")):
+        first, second, *_ = found
+        assert found.choose() is first and found.choose(second.name) is second
+        with pytest.raises(
+            ValueError, match=f"{found.name} has no picture 'lena'; there are {first.name}, {second.name}"
+        ):
+            found.choose("lena")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from made_up import rows_of, toy, write_run
 
 from invdenoise import paths
+from invdenoise.data.fetch import DataUnavailable
 from invdenoise.report import tables
 from invdenoise.report.tables import (
     as_markdown,
@@ -228,3 +230,32 @@ def test_the_first_network_with_weights_is_taken_and_the_others_are_explained(mo
     assert tables.first_network("there", budget="smoke") == ("there of smoke", [])
     with pytest.raises(FileNotFoundError, match="no weights to look into: gone: no weights; lost: no weights"):
         tables.first_network("gone", "lost")
+
+
+def test_methods_at_hand_are_loaded_and_the_others_are_explained():
+    def load(name):
+        if name == "gone":
+            raise DataUnavailable("no network")
+        if name == "bm3d":
+            raise ImportError("no package")
+        return SimpleNamespace(card={"budget": name}) if name != "plain" else object()
+
+    labels = {"laptop": "Ours", "authors": "Theirs", "plain": "Wavelets", "gone": "Far", "bm3d": "BM3D"}
+    found, lines = tables.load_all(labels, load)
+    assert list(found) == ["laptop", "authors", "plain"]
+    assert lines == [
+        "- Ours: budget laptop",
+        "- Theirs: authors' weights",
+        "- Wavelets: nothing to train",
+        "- **Far: not run** (no network)",
+        "- **BM3D: not run** (no package)",
+    ]
+    with pytest.raises(ValueError, match="a bug"):
+        tables.load_all({"a": "A"}, lambda name: (_ for _ in ()).throw(ValueError("a bug")))
+
+
+def test_texts_and_lines_are_displayed_as_markdown(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *texts: shown.extend(text.data for text in texts))
+    tables.show("| a |", ["- one", "- two"])
+    assert shown == ["| a |", "- one\n- two"]

@@ -85,6 +85,11 @@ def commit() -> str:
         return UNKNOWN
 
 
+def stamp() -> str:
+    """Version and commit in a line, as a notebook prints it."""
+    return f"invdenoise {VERSION} (commit {commit()})"
+
+
 @functools.cache
 def sources_sha256() -> str:
     """Hash of the library's own code. Unlike the commit, it tells two states with uncommitted changes apart."""

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,6 +134,10 @@ class PictureSet:
     def __iter__(self) -> Iterator[Picture]:
         return iter(self.pictures)
 
+    def choose(self, name: str = "") -> Picture:
+        """The picture of that name, or the first; ValueError where there is none, with the names that there are."""
+        return _chosen(self.pictures, name, self.name)
+
 
 @dataclass(frozen=True, eq=False)
 class Pair:
@@ -181,6 +186,17 @@ class PairSet:
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self.pairs)
+
+    def choose(self, name: str = "") -> Pair:
+        """The pair of that name, or the first; ValueError where there is none, with the names that there are."""
+        return _chosen(self.pairs, name, self.name)
+
+
+def _chosen(all_of_them: Sequence[Any], name: str, where: str) -> Any:
+    by_name = {one.name: one for one in all_of_them}
+    if name and name not in by_name:
+        raise ValueError(f"{where} has no picture {name!r}; there are {', '.join(by_name)}")
+    return by_name[name] if name else all_of_them[0]
 
 
 # --- Embedded pictures

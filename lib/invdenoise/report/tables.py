@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from invdenoise.data.pictures import EMBEDDED, num_pictures
 from invdenoise.files import atomic
 from invdenoise.methods import load_network
 from invdenoise.papers import Paper
+from invdenoise.plan import bench_file
 from invdenoise.tasks.base import read_scores
 
 BUDGETS_IN_WORDS = {"none": "nothing to train", "authors": "authors' weights"}
@@ -73,6 +74,24 @@ def read_curve(file: Path | str) -> pd.DataFrame:
     if "train_psnr" not in curve:
         curve["train_psnr"] = -10 * np.log10(curve["mse"]) if "mse" in curve else math.nan
     return curve
+
+
+def read_bench(folder: Path, quantity: str, missing_ok: bool = False) -> pd.DataFrame:
+    """Rows of `make bench` on one quantity, such as "training step"; columns `subject`, `setting`, `value`, `unit`, `hardware`, ...
+
+    Args:
+        folder: of results; where it has no measurements, the released ones count (`plan.bench_file`).
+        missing_ok: give an empty table where nothing was measured.
+
+    Raises:
+        FileNotFoundError: nothing was measured; names the command.
+    """
+    file = bench_file(folder)
+    if file is None and not missing_ok:
+        raise FileNotFoundError(f"no bench.csv in {folder}; measure the speeds with `make bench`")
+    columns = ["quantity", "subject", "setting", "value", "unit", "hardware"]
+    bench = pd.DataFrame(columns=columns) if file is None else pd.read_csv(file)
+    return bench[bench["quantity"] == quantity]
 
 
 def family(method: Any) -> str:
@@ -214,6 +233,13 @@ def pretty(frame: pd.DataFrame, digits: int = 2) -> pd.io.formats.style.Styler:
     return style.format({column: shown(column) for column in style.data.columns}).set_uuid("t")
 
 
+def show(*texts: str | Iterable[str]) -> None:
+    """Display texts as Markdown, one below the other, in a notebook. The lines of a list are one text."""
+    from IPython.display import Markdown, display  # here, since nothing but a notebook needs it
+
+    display(*(Markdown(text if isinstance(text, str) else "\n".join(text)) for text in texts))
+
+
 # --- Files
 
 
@@ -262,6 +288,24 @@ def as_markdown(frame: pd.DataFrame, digits: int = 2, missing: str = "") -> str:
         for index, values in zip(frame.index, frame.itertuples(index=False, name=None), strict=True)
     ]
     return markdown_table(header, lines, text_columns=levels)
+
+
+def load_all(labels: Mapping[str, str], load: Callable[[str], Any]) -> tuple[dict[str, Any], list[str]]:
+    """Those methods that can be loaded, by their names, and a line of a Markdown list for each: who trained it, or why it is not run.
+
+    Args:
+        labels: name -> what it is called.
+        load: gives the method of a name; one whose weights, data or package are missing is left out.
+    """
+    found, lines = {}, []
+    for name, label in labels.items():
+        try:
+            found[name] = load(name)
+            budget = getattr(found[name], "card", {"budget": "none"})["budget"]
+            lines.append(f"- {label}: {BUDGETS_IN_WORDS.get(budget, f'budget {budget}')}")
+        except (FileNotFoundError, DataUnavailable, ImportError) as error:
+            lines.append(f"- **{label}: not run** ({error})")
+    return found, lines
 
 
 def first_network(*names: str, budget: str = papers.RELEASED) -> tuple[Any, list[str]]:
