@@ -20,7 +20,7 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ import papermill
 import yaml
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
-from nbconvert import HTMLExporter
+from nbconvert import HTMLExporter, TemplateExporter
+from nbconvert.filters import Highlight2HTML
+from nbconvert.filters.widgetsdatatypefilter import WidgetsDataTypeFilter
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 from pygments.formatters import HtmlFormatter
@@ -204,10 +206,29 @@ def write_html(
     return page
 
 
+class _Exporter(HTMLExporter):
+    """Cells to HTML in a third of the time: without parsing the result for pictures that lack a description, which `_prepare` adds."""
+
+    def from_notebook_node(
+        self, nb: nbformat.NotebookNode, resources: dict | None = None, **options: Any
+    ) -> tuple[str, dict]:
+        resources = self._init_resources(resources)
+        language = nb.metadata.get("language_info", {})
+        lexer = language.get("pygments_lexer", language.get("name"))
+        self.register_filter("highlight_code", Highlight2HTML(pygments_lexer=lexer, parent=self))
+        chosen = WidgetsDataTypeFilter(notebook_metadata=self._nb_metadata, parent=self, resources=resources)
+        self.register_filter("filter_data_type", chosen)
+        return TemplateExporter.from_notebook_node(self, nb, resources, **options)
+
+    def default_filters(self) -> Iterator[tuple[str, Any]]:
+        yield from super().default_filters()
+        yield "clean_html", lambda code: code  # the template cleans highlighted code, which is escaped already
+
+
 @functools.cache
 def _exporter() -> HTMLExporter:
     """What turns cells into HTML. Making it takes a while, since it compiles its templates."""
-    return HTMLExporter(
+    return _Exporter(
         template_name="basic",
         embed_images=True,
         exclude_input_prompt=True,
