@@ -14,7 +14,7 @@ SCORES = [f"{RESULTS}/scores/{name}.csv" for name in PLAN.jobs]
 FACTS = f"{RESULTS}/{facts.FOLDER}"  # what decides each job, apart from its other inputs
 MADE = [*SCORES, *(f"{PAGES}/scores/{name}.ipynb" for name in PLAN.jobs), *(f"{PAGES}/figures/{name}.ipynb" for name in PLAN.drawings)]
 RUNS = plan.in_graph(PLAN.runs)
-RUN = f"INVDENOISE_RESULTS={quote(str(PLAN.results))} INVDENOISE_RUNS={quote(str(PLAN.runs))} {quote(sys.executable)} -m invdenoise.notebooks"
+RUN = f"INVDENOISE_RESULTS={quote(str(PLAN.results))} INVDENOISE_RUNS={quote(str(PLAN.runs))} {quote(sys.executable)} -m invdenoise.warm invdenoise.notebooks"
 
 # Jobs on a cluster's nodes read this file too; they take the facts as they are.
 if workflow.is_main_process:

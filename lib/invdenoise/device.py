@@ -35,6 +35,11 @@ def hardware(device: torch.device | str = "cpu") -> str:
     return f"{threads} CPU thread{'s' * (threads > 1)}, {_processor()}{widest}"
 
 
+def has_gpu() -> bool:
+    """Whether PyTorch finds a GPU, of any make."""
+    return torch.accelerator.is_available()
+
+
 def resolve_precision(precision: str, device: torch.device | str = "cpu") -> str:
     """The precision of activations on a device: "fastest" is "bfloat16" where the device computes in it, else "float32".
 

@@ -15,12 +15,14 @@ import functools
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import signal
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ import papermill
 import yaml
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 from nbconvert import HTMLExporter, TemplateExporter
 from nbconvert.filters import Highlight2HTML
 from nbconvert.filters.widgetsdatatypefilter import WidgetsDataTypeFilter
@@ -41,7 +44,7 @@ from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 from pygments.formatters import HtmlFormatter
 
-from invdenoise import hermetic, paths
+from invdenoise import hermetic, paths, warm
 from invdenoise.files import atomic
 from invdenoise.report import site
 
@@ -55,13 +58,49 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 LONGEST_ALT = 160  # characters that describe a picture
 
 
+def run_kernel(arguments: list[str]) -> int:
+    """A kernel in a forked process, like `START` in a new one. It ends with its parent."""
+    import matplotlib  # here, since runners do without both
+    from ipykernel.kernelapp import IPKernelApp
+
+    # It was imported before ipykernel chose its backend, which matplotlib looks for only then.
+    matplotlib.rcParams["backend"] = "module://matplotlib_inline.backend_inline"
+    sys.path.insert(0, "")
+    IPKernelApp.load_config_file = lambda *args, **kwargs: None
+    IPKernelApp.launch_instance(arguments, parent_handle=os.getppid())
+    return 0
+
+
+class Provisioner(LocalProvisioner):
+    """Starts a kernel as a fork where a server answers (see `warm`), else as a new process."""
+
+    async def launch_kernel(self, cmd: list[str], **options: Any) -> dict[str, Any]:
+        arguments, streams = cmd[cmd.index("-f") :], [options.get(name) for name in ("stdout", "stderr")]
+        with open(os.devnull) as nothing:
+            given = [nothing, *(number if stream is None else stream for number, stream in enumerate(streams, start=1))]
+            numbers = [stream if isinstance(stream, int) else stream.fileno() for stream in given]
+            job = warm.start(
+                f"{__name__}:run_kernel", arguments, options["env"], options.get("cwd") or os.getcwd(), numbers
+            )
+        if job is None:
+            return await super().launch_kernel(cmd, **options)
+        self.process, self.pid, self.pgid, self.cwd = job, job.pid, job.pid, options.get("cwd")
+        return self.connection_info
+
+
+# Jupyter finds provisioners by name: JUPYTER_DEFAULT_PROVISIONER_NAME chooses this one for other kernels too.
+PROVISIONER = EntryPoint("invdenoise", "invdenoise.notebooks:Provisioner", KernelProvisionerFactory.GROUP_NAME)
+KernelProvisionerFactory.provisioners[PROVISIONER.name] = PROVISIONER
+
+
 class _Kernel(AsyncKernelManager):
     """A kernel on the interpreter that runs this, whichever kernel is installed as "python3"."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
         argv = [sys.executable, "-c", START, "-f", "{connection_file}"]
-        return KernelSpec(argv=argv, display_name="Python 3", language="python")
+        chosen = {"kernel_provisioner": {"provisioner_name": PROVISIONER.name}}
+        return KernelSpec(argv=argv, display_name="Python 3", language="python", metadata=chosen)
 
 
 def _literal(path: Path) -> str:
@@ -309,8 +348,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def command(arguments: list[str] | None = None) -> int:
+    """`main` in a process of its own, which SIGTERM ends by an exception: the kernel is shut down, temporary files are removed."""
+    signal.signal(signal.SIGTERM, _leave)
+    return main(arguments)
+
+
 def _leave(number: int, frame: object) -> None:
-    """End by an exception, so that the kernel is shut down and temporary files are removed."""
     raise SystemExit(128 + number)
 
 
@@ -361,5 +405,4 @@ def _text(text: str) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _leave)
-    sys.exit(main())
+    sys.exit(command())

@@ -27,9 +27,9 @@ from typing import Any
 
 import yaml
 
-from invdenoise import hermetic, papers, paths
+from invdenoise import hermetic, papers, paths, warm
 from invdenoise.data.fetch import DataUnavailable, fetch
-from invdenoise.device import core_quota
+from invdenoise.device import core_quota, has_gpu
 from invdenoise.files import exclusive
 from invdenoise.plan import ALL, OVERHEAD, Plan, make_plan, runs_of
 from invdenoise.report.compare import PARTS, all_numbers, counts, parts_of
@@ -150,7 +150,7 @@ def regenerate(
         log, began = _Log(plan.results / "paper.log", report), time.time()
         command = _command(plan, paper, figure, cores, cluster)
         following = partial(follow, expected=costs(plan), report=report, cores=cores, watch=partial(how_far, plan))
-        status = _run(command, plan.results, lock.fileno(), log, following)
+        status = _run(command, plan.results, lock.fileno(), log, following, here=cluster is None)
         submitted.cancel()
     if status is None:
         with contextlib.suppress(OSError):  # the terminal may be gone
@@ -189,18 +189,22 @@ def _command(plan: Plan, paper: str, figure: str, cores: int, cluster: Profile |
 
 
 def _run(
-    command: list[str], folder: Path, lock: int, log: _Log, following: Callable[[Iterable[str]], None]
+    command: list[str], folder: Path, lock: int, log: _Log, following: Callable[[Iterable[str]], None], here: bool
 ) -> int | None:
-    """Exit status of the graph; None when it was stopped. It ends with this process, and so do its jobs: see `guard`."""
+    """Exit status of the graph; None when it was stopped. It ends with this process, and so do its jobs: see `guard`.
+
+    Args:
+        here: jobs run on this machine, where they are forked if that is possible.
+    """
     # One thread a job, as many jobs as cores: several threads that wait for each other are slow on a busy machine.
     environment = hermetic.variables() | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     reading, writing = os.pipe()
     try:
-        with _termination_interrupts():
+        with _termination_interrupts(), _forked_jobs(environment, lock, here) as address:
             process = subprocess.Popen(
                 [sys.executable, "-P", str(GUARD), str(reading), str(lock), *command],
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
-                env=environment, cwd=folder, pass_fds=(reading, lock), start_new_session=True,
+                env=environment | address, cwd=folder, pass_fds=(reading, lock), start_new_session=True,
             )  # fmt: skip
             try:
                 following(log.written(process.stdout))
@@ -217,6 +221,19 @@ def _run(
     finally:
         os.close(writing)
         os.close(reading)
+
+
+@contextlib.contextmanager
+def _forked_jobs(environment: dict[str, str], lock: int, here: bool) -> Iterator[dict[str, str]]:
+    """Variables with which jobs are forked instead of started (see `warm`); none where they cannot be.
+
+    A GPU is lost in a fork of a process that has looked for it, as some modules do while they are imported.
+    """
+    if not here or sys.platform != "linux" or has_gpu():
+        yield {}
+        return
+    with warm.server(environment, hold=(lock,)) as address:
+        yield address
 
 
 @contextlib.contextmanager
