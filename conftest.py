@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ BY_HAND = {
     "Makefile", "Snakefile",
 }  # fmt: skip
 BEFORE, CHANGED = pytest.StashKey[dict[str, tuple[int, int]]](), pytest.StashKey[list[str]]()
+KERNELS = pytest.StashKey[dict[str, str]]()  # environment of the kernels of notebooks under test
 
 
 def pytest_configure(config):
@@ -30,6 +32,31 @@ def pytest_configure(config):
     os.environ["INVDENOISE_RESULTS"] = folder
     if not hasattr(config, "workerinput"):  # workers leave the look at the checkout to the process that started them
         config.stash[BEFORE] = _files(ROOT)
+    if config.getoption("nbval_lax", False) or config.getoption("nbval", False):
+        _fork_kernels(config)
+
+
+def _fork_kernels(config):
+    """Let the kernels of notebooks under test be forked, which saves each its imports. All have the environment of this process."""
+    import nbval.kernel  # here and below: tests of the library need neither
+
+    from invdenoise import notebooks, warm
+
+    environment = getattr(config, "workerinput", {}).get("kernels")
+    if environment is None:
+        environment, stack = dict(os.environ), contextlib.ExitStack()
+        config.add_cleanup(stack.close)
+        environment |= stack.enter_context(warm.server(environment))
+        config.stash[KERNELS] = environment
+    os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = notebooks.PROVISIONER.name
+    environment |= {"INVDENOISE_RESULTS": os.environ["INVDENOISE_RESULTS"]}
+    nbval.kernel.start_new_kernel = partial(nbval.kernel.start_new_kernel, env=environment)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    if (kernels := node.config.stash.get(KERNELS, None)) is not None:
+        node.workerinput["kernels"] = kernels
 
 
 @pytest.hookimpl(trylast=True)
