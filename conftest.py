@@ -34,6 +34,14 @@ def pytest_configure(config):
         config.stash[BEFORE] = _files(ROOT)
     if config.getoption("nbval_lax", False) or config.getoption("nbval", False):
         _fork_kernels(config)
+    else:
+        config.option.loadscopereorder = False  # of pytest-xdist, which would start files with few tests last
+
+
+def pytest_collection_modifyitems(items):
+    """First the files that run the graph: they take longest, and its jobs keep every core busy."""
+    first = {item.path for item in items if item.get_closest_marker("graph")}
+    items.sort(key=lambda item: item.path not in first)
 
 
 def _fork_kernels(config):
