@@ -8,8 +8,8 @@ import pytest
 import toy
 
 from invdenoise import methods, papers, paths
+from invdenoise.costs import cost_of, crops_seen
 from invdenoise.data.fetch import DataUnavailable
-from invdenoise.report.costs import cost_of, crops_seen
 from invdenoise.weights import save_weights, weights_path
 
 
