@@ -51,7 +51,7 @@ def test_authors_weights_have_rows_of_their_own(winnet):
     assert {method: list(row.ours) for method, row in rows.items()} == {
         "dncnn-b": ["dncnn-authors-blind"],
         "buifd": [],
-        "bf-cnn": ["bfcnn-authors", "bfcnn"],
+        "bf-cnn": ["bfcnn"],
         "winnet-blind": ["winnet-authors-blind", "winnet-authors-nenet", "winnet-blind"],
     }
 
