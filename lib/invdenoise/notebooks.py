@@ -246,7 +246,7 @@ def write_html(
 
 
 class _Exporter(HTMLExporter):
-    """Cells to HTML in a third of the time: without parsing the result for pictures that lack a description, which `_prepare` adds."""
+    """Cells to HTML without parsing the result again for pictures that lack a description: `_prepare` gives them one."""
 
     def from_notebook_node(
         self, nb: nbformat.NotebookNode, resources: dict | None = None, **options: Any
