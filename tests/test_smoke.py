@@ -17,6 +17,7 @@ from links import follow
 from invdenoise import methods, papers, paths, plan
 from invdenoise.files import sha256
 from invdenoise.report import site
+from invdenoise.report.compare import PARTS
 from invdenoise.tasks.base import columns_of, conditions_of, make_task
 from invdenoise.weights import weights_path
 
@@ -62,17 +63,20 @@ def graph(tmp_path_factory) -> Graph:
 
 
 def conclusion(done: subprocess.CompletedProcess) -> list[str]:
-    """What the command says at its end: a line for each paper, and where the report is."""
-    return done.stdout.splitlines()[-len(papers.papers()) - 1 :]
+    """What the command says after its last job: lines for each paper, and where the report is."""
+    lines = done.stdout.splitlines()
+    return lines[max(place for place, line in enumerate(lines) if line.startswith("[")) + 1 :]
 
 
 def test_one_command_makes_everything(graph):
     lines = graph.first.stdout.splitlines()
     assert f"{len(graph.pages)} jobs to do" in lines
-    counted = f"[{len(graph.pages)}/{len(graph.pages)}] report   left about 0 s"
-    assert lines[-len(papers.papers()) - 2] == counted
     *verdicts, last = conclusion(graph.first)
-    assert [line.partition(":")[0] for line in verdicts] == [paper.short for paper in papers.papers().values()]
+    counted = f"[{len(graph.pages)}/{len(graph.pages)}] report   left about 0 s"
+    assert lines[-len(verdicts) - 2] == counted
+    named = [line.partition(":")[0].rpartition(", ")[::2] for line in verdicts]
+    assert list(dict.fromkeys(paper for paper, _ in named)) == [paper.short for paper in papers.papers().values()]
+    assert {part for _, part in named} <= set(PARTS.values())
     assert last == f"report: {graph.results / 'report.html'}"
     pictures = {pd.read_csv(path)["dataset"][0] for path in (graph.results / "scores").rglob("*.csv")}
     stand_ins = {name for name in pictures if name.startswith("embedded")}
